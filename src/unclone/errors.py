@@ -1,0 +1,155 @@
+"""Every error that ``unclone`` raises on purpose.
+
+::
+
+    UncloneError
+    ├── InputError                 exit 2: what was given cannot be used; fix it and call again
+    │   ├── ParameterError         an argument is out of range
+    │   ├── SourceError            a PUF source cannot be opened or read
+    │   ├── EnrollmentError        this memory cannot carry the key (says which figure is at fault)
+    │   ├── RecordError            a device record is malformed
+    │   ├── FormatError            a model file is malformed, truncated or hostile
+    │   │   └── UnsupportedError   a version, operator, dtype or layout this release does not understand
+    │   ├── NoWeightsError         a model in which nothing would be masked
+    │   ├── AlreadyBoundError      a bound model where an ordinary one is needed
+    │   ├── NotBoundError          an ordinary model where a bound one is needed
+    │   ├── OutputError            the output exists, or its folder cannot be written
+    │   └── MissingExtraError      an optional dependency is not installed
+    ├── KeyMaterialError           exit 3: not this device, or altered key material
+    │   ├── ReconstructionError    the PUF and the record do not give the enrolled key
+    │   └── SlotError              the key opens no slot of this model
+    └── TamperedError              exit 4: the model was altered after binding
+        ├── HeaderTamperedError    the header, or what it authenticates beside the weights
+        └── TensorTamperedError    the masked bytes of one tensor, named in ``tensor``
+
+``exit_code`` is what the command line returns for a class. Messages never hold secrets.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AlreadyBoundError",
+    "EnrollmentError",
+    "FormatError",
+    "HeaderTamperedError",
+    "InputError",
+    "KeyMaterialError",
+    "MissingExtraError",
+    "NoWeightsError",
+    "NotBoundError",
+    "OutputError",
+    "ParameterError",
+    "ReconstructionError",
+    "RecordError",
+    "SlotError",
+    "SourceError",
+    "TamperedError",
+    "TensorTamperedError",
+    "UncloneError",
+    "UnsupportedError",
+]
+
+
+class UncloneError(Exception):
+    """Base of every error raised on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(UncloneError, ValueError):
+    """What was given cannot be used; nothing was written."""
+
+    exit_code = 2
+
+
+class ParameterError(InputError):
+    """An argument is out of range or contradicts another."""
+
+
+class SourceError(InputError):
+    """A PUF source cannot be opened or read."""
+
+
+class EnrollmentError(InputError):
+    """The memory cannot carry the key; the message holds the figure at fault."""
+
+
+class RecordError(InputError):
+    """A device record is malformed."""
+
+
+class FormatError(InputError):
+    """A model file is malformed, truncated or hostile."""
+
+
+class UnsupportedError(FormatError):
+    """A version, operator, dtype or layout that this release does not understand."""
+
+
+class NoWeightsError(InputError):
+    """A model in which nothing would be masked."""
+
+
+class AlreadyBoundError(InputError):
+    """A bound model was given where an ordinary one is needed."""
+
+
+class NotBoundError(InputError):
+    """An ordinary model was given where a bound one is needed."""
+
+
+class OutputError(InputError):
+    """The output exists already, or its folder cannot be written."""
+
+
+class MissingExtraError(InputError, ImportError):
+    """An optional dependency is missing.
+
+    Attributes:
+        extra: name of the ``unclone`` extra that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs {package!r}, which is not installed: pip install 'unclone[{extra}]'")
+        self.extra = extra
+
+
+class KeyMaterialError(UncloneError):
+    """Not this device, or altered key material. Deliberately says no more (no oracle)."""
+
+    exit_code = 3
+
+
+class ReconstructionError(KeyMaterialError):
+    """The PUF and the record do not give the enrolled key.
+
+    A foreign chip, altered helper data and too much noise are the same error on purpose.
+    """
+
+
+class SlotError(KeyMaterialError):
+    """The key opens no slot of this model."""
+
+
+class TamperedError(UncloneError):
+    """The model was altered after it was bound."""
+
+    exit_code = 4
+
+
+class HeaderTamperedError(TamperedError):
+    """The header was altered, or the part of the file that it authenticates beside the weights."""
+
+
+class TensorTamperedError(TamperedError):
+    """The masked bytes of one tensor were altered.
+
+    Attributes:
+        tensor: name of the tensor.
+    """
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(f"tensor {tensor!r} was altered after binding")
+        self.tensor = tensor

@@ -1,0 +1,68 @@
+"""Files in and out: bounded reads, and outputs that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from unclone.errors import InputError, OutputError
+
+__all__ = ["atomic_output", "check_output", "read_bounded"]
+
+
+def read_bounded(path: Path, limit: int, error: type[InputError]) -> bytes:
+    """All bytes of ``path``, refused with ``error`` when missing, unreadable or longer than ``limit`` bytes."""
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as problem:
+        raise error(f"cannot read {path}: {problem.strerror}") from None
+    if len(data) > limit:
+        raise error(f"{path} is longer than {limit} bytes")
+    return data
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Raise ``OutputError`` early if ``path`` exists and ``force`` is not given, or cannot be written."""
+    if path.is_dir():
+        raise OutputError(f"{path} is a folder")
+    if path.exists() and not force:
+        raise OutputError(f"{path} exists; give --force (force=True) to replace it")
+    if not path.parent.is_dir():
+        raise OutputError(f"the folder {path.parent} does not exist")
+
+
+@contextmanager
+def atomic_output(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
+    """A binary stream (read and write) that becomes ``path`` when the block ends well, and nothing otherwise.
+
+    The temporary file lies in the same folder, is synced and then renamed, so a crash at any moment leaves the old
+    file or the new one. Without ``force`` an existing file is never replaced, also when it appears meanwhile.
+
+    Raises:
+        OutputError: the output exists, or the folder is missing, read-only or full.
+    """
+    check_output(path, force=force)
+    temporary = path.parent / f".~unclone-{secrets.token_hex(8)}"
+    try:
+        with temporary.open("xb+") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if force:
+            temporary.replace(path)
+        else:
+            os.link(temporary, path)
+    except FileExistsError:
+        raise OutputError(f"{path} exists; give --force (force=True) to replace it") from None
+    except OSError as problem:
+        if isinstance(problem, InputError):
+            raise
+        raise OutputError(f"cannot write {path}: {problem.strerror}") from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
