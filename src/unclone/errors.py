@@ -17,6 +17,7 @@
     │   └── MissingExtraError      an optional dependency is not installed
     ├── KeyMaterialError           exit 3: not this device, or altered key material
     │   ├── ReconstructionError    the PUF and the record do not give the enrolled key
+    │   │   └── RecordAlteredError the record's own digest does not match: altered or damaged
     │   └── SlotError              the key opens no slot of this model
     └── TamperedError              exit 4: the model was altered after binding
         ├── HeaderTamperedError    the header, or what it authenticates beside the weights
@@ -42,6 +43,7 @@ __all__ = [
     "OutputError",
     "ParameterError",
     "ReconstructionError",
+    "RecordAlteredError",
     "RecordError",
     "SlotError",
     "SourceError",
@@ -126,6 +128,14 @@ class ReconstructionError(KeyMaterialError):
     """The PUF and the record do not give the enrolled key.
 
     A foreign chip, altered helper data and too much noise are the same error on purpose.
+    """
+
+
+class RecordAlteredError(ReconstructionError):
+    """The record does not match its own digest: it was altered or damaged on the way.
+
+    The digest has no key, so it tells accidents from clean files and no more; what protects against a deliberate
+    change is that the whole record is hashed into the key.
     """
 
 

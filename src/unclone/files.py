@@ -53,16 +53,25 @@ def atomic_output(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        if force:
-            temporary.replace(path)
-        else:
-            os.link(temporary, path)
+        _publish(temporary, path, force=force)
     except FileExistsError:
         raise OutputError(f"{path} exists; give --force (force=True) to replace it") from None
     except OSError as problem:
-        if isinstance(problem, InputError):
-            raise
         raise OutputError(f"cannot write {path}: {problem.strerror}") from None
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _publish(temporary: Path, path: Path, *, force: bool) -> None:
+    if force:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        # File systems without hard links (FAT on a memory card): check and rename, with a short race.
+        check_output(path, force=False)
+        temporary.replace(path)

@@ -96,7 +96,7 @@ class EnrollmentReport:
         readings: number of readings used.
         response_bits: bits of one reading.
         ones_ppm: share of ones in the reference response.
-        error_rate_ppm: bit error rate between two single readings, estimated from the readings (or assumed, see notes).
+        error_rate_ppm: bit error rate between two single readings, from the readings, or assumed (see notes).
         raw_entropy_millibits: min-entropy of the cells that the sketch uses, before debiasing.
         debiased_entropy_millibits: the same after debiasing.
         residual_entropy_millibits: what is left after the sketch's leakage; the key needs ``key_bits``.

@@ -1,0 +1,47 @@
+"""Bind a neural network to the chip it runs on.
+
+Enrol a device once, at the factory; only public data comes out::
+
+    import unclone
+
+    device = unclone.enroll("sim:sram?seed=7", name="press-17")
+    device_path = "press-17.device.json"
+    unclone.save_device(device, device_path)
+
+Bind a model file to it, anywhere, without the device::
+
+    unclone.bind("model.onnx", device, "model.bound.onnx")
+
+On the device, reconstruct the key from the chip, and load the true weights::
+
+    key = unclone.reconstruct(device_path, "sim:sram?seed=7")
+
+    from unclone.runtime.onnx import inference_session
+
+    session = inference_session("model.bound.onnx", key)
+
+Every error is an ``UncloneError``; ``unclone.errors`` draws the tree.
+"""
+
+from unclone._version import __version__
+from unclone.device_file import load_device, save_device
+from unclone.enrollment import enroll, reconstruct
+from unclone.errors import UncloneError
+from unclone.model import bind, inspect, restore
+from unclone.puf import open_source
+from unclone.records import Device, DeviceKey
+
+__all__ = [
+    "Device",
+    "DeviceKey",
+    "UncloneError",
+    "__version__",
+    "bind",
+    "enroll",
+    "inspect",
+    "load_device",
+    "open_source",
+    "reconstruct",
+    "restore",
+    "save_device",
+]

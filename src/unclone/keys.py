@@ -1,0 +1,193 @@
+"""Every KDF label and every HPKE call of the project; no other file derives, seals or opens a key.
+
+The table of labels is in spec/bound-model.md and spec/device-record.md; a test compares it with ``LABELS``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+
+from unclone.errors import SlotError, UnsupportedError
+from unclone.records import KEY_BYTES, DeviceKey, Header, Slot
+
+__all__ = [
+    "LABELS",
+    "PUBLIC_KEY_BYTES",
+    "SEALED_KEY_BYTES",
+    "SLOT_BYTES",
+    "SUITE",
+    "ContentKeys",
+    "check_suite",
+    "content_keys",
+    "header_mac",
+    "new_content_key",
+    "new_device_key",
+    "open_device_key",
+    "open_slot",
+    "public_key",
+    "seal_device_key",
+    "seal_slot",
+    "slot_hint",
+]
+
+SUITE: Final = "hpke-x25519-sha256-aes256gcm"
+"""RFC 9180 base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM."""
+
+PUBLIC_KEY_BYTES: Final = 32
+SEALED_KEY_BYTES: Final = KEY_BYTES + 16
+SLOT_BYTES: Final = 32 + KEY_BYTES + 16
+HINT_BYTES: Final = 8
+
+LABELS: Final = {
+    "record seal": b"unclone v1 record seal",
+    "device x25519": b"unclone v1 device x25519",
+    "slot": b"unclone v1 slot",
+    "slot hint": b"unclone v1 slot hint",
+    "aead": b"unclone v1 aead",
+    "mask": b"unclone v1 mask",
+    "tag": b"unclone v1 tag",
+    "header": b"unclone v1 header",
+}
+"""Domain separation: one label for one use, never shared."""
+
+_HPKE: Final = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+_ZERO_NONCE: Final = bytes(12)
+
+
+def check_suite(name: str) -> None:
+    """Raise ``UnsupportedError`` for an HPKE suite this release does not know."""
+    if name != SUITE:
+        raise UnsupportedError(f"HPKE suite {name[:60]!r} is not known to this release; known: {SUITE}")
+
+
+# --- device half -------------------------------------------------------------------------------------------------
+
+
+def new_device_key() -> DeviceKey:
+    """A fresh random device key."""
+    return DeviceKey(secrets.token_bytes(KEY_BYTES))
+
+
+def _private_key(key: DeviceKey) -> X25519PrivateKey:
+    seed = HKDF(hashes.SHA256(), 32, salt=None, info=LABELS["device x25519"]).derive(key.secret)
+    return X25519PrivateKey.from_private_bytes(seed)
+
+
+def public_key(key: DeviceKey) -> bytes:
+    """The HPKE public key of a device key, 32 bytes."""
+    return _private_key(key).public_key().public_bytes_raw()
+
+
+def _record_key(secret: bytes, context: bytes) -> bytes:
+    salt = hashlib.sha256(context).digest()
+    return HKDF(hashes.SHA256(), 32, salt=salt, info=LABELS["record seal"]).derive(secret)
+
+
+def seal_device_key(key: DeviceKey, secret: bytes, context: bytes) -> bytes:
+    """Seal a device key under a fuzzy extractor's secret, 48 bytes.
+
+    The wrapping key serves once (``secret`` is fresh for every enrolment), hence the fixed nonce, as in HPKE.
+
+    Args:
+        key: the device key.
+        secret: the extractor's secret.
+        context: canonical bytes of everything else in the record; one changed bit changes the wrapping key.
+    """
+    return AESGCM(_record_key(secret, context)).encrypt(_ZERO_NONCE, bytes(key.secret), None)
+
+
+def open_device_key(sealed: bytes, candidates: list[bytes], context: bytes, expected: bytes) -> DeviceKey | None:
+    """The device key, if one of the candidate secrets opens it and its public key is ``expected``.
+
+    All candidates are tried whether or not an early one succeeds, so time says nothing of which.
+    """
+    found: DeviceKey | None = None
+    for secret in candidates:
+        try:
+            key = DeviceKey(AESGCM(_record_key(secret, context)).decrypt(_ZERO_NONCE, sealed, None))
+        except InvalidTag:
+            continue
+        if found is None and hmac.compare_digest(public_key(key), expected):
+            found = key
+    return found
+
+
+# --- the joint ---------------------------------------------------------------------------------------------------
+
+
+def slot_hint(public: bytes, file_id: bytes) -> bytes:
+    """Eight bytes by which a device finds its slot without trying each."""
+    return hashlib.sha256(LABELS["slot hint"] + file_id + public).digest()[:HINT_BYTES]
+
+
+def seal_slot(content_key: bytes, public: bytes, file_id: bytes) -> Slot:
+    """Seal a content key for the owner of a public key (RFC 9180, single-shot base mode)."""
+    recipient = X25519PublicKey.from_public_bytes(public)
+    sealed = _HPKE.encrypt(content_key, recipient, LABELS["slot"] + file_id)
+    return Slot(SUITE, slot_hint(public, file_id), sealed)
+
+
+def open_slot(slots: tuple[Slot, ...], key: DeviceKey, file_id: bytes) -> bytes:
+    """The content key, from the slot that is meant for this device.
+
+    Raises:
+        SlotError: no slot is, or it was altered.
+    """
+    private = _private_key(key)
+    hint = slot_hint(private.public_key().public_bytes_raw(), file_id)
+    for slot in slots:
+        if slot.suite == SUITE and hmac.compare_digest(slot.hint, hint):
+            try:
+                content_key = _HPKE.decrypt(slot.sealed, private, LABELS["slot"] + file_id)
+            except InvalidTag:
+                continue
+            if len(content_key) == KEY_BYTES:
+                return content_key
+    raise SlotError("this model holds no slot for this device, or the slot was altered")
+
+
+# --- model half --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ContentKeys:
+    """Keys of one binding; each 32 bytes."""
+
+    aead: bytes = field(repr=False)
+    mask: bytes = field(repr=False)
+    tag: bytes = field(repr=False)
+    header: bytes = field(repr=False)
+
+
+def new_content_key() -> bytes:
+    """A fresh random content key; one for each binding, so no keystream is ever used twice."""
+    return secrets.token_bytes(KEY_BYTES)
+
+
+def content_keys(content_key: bytes, file_id: bytes) -> ContentKeys:
+    """The key schedule of a binding (HKDF-Expand, RFC 5869 section 2.3; the content key is uniform already)."""
+
+    def expand(use: str) -> bytes:
+        return HKDFExpand(hashes.SHA256(), 32, LABELS[use] + file_id).derive(content_key)
+
+    return ContentKeys(expand("aead"), expand("mask"), expand("tag"), expand("header"))
+
+
+def header_mac(keys: ContentKeys, header: bytes, carrier_digest: bytes) -> bytes:
+    """HMAC-SHA256 over the canonical header without its MAC, followed by the carrier's digest (32 bytes)."""
+    return hmac.digest(keys.header, header + carrier_digest, "sha256")
+
+
+def check_header_mac(keys: ContentKeys, header: bytes, carrier_digest: bytes, parsed: Header) -> bool:
+    """Whether the header's MAC holds."""
+    return hmac.compare_digest(header_mac(keys, header, carrier_digest), parsed.mac)

@@ -1,0 +1,240 @@
+"""Bind: mask every weight of a model under a fresh content key, and seal that key for each device."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unclone.errors import FormatError, NoWeightsError, OutputError, ParameterError
+from unclone.files import atomic_output, check_output
+from unclone.formats import Copy, Draft, HeaderPiece, Literal, Masked, Output, Weight, detect
+from unclone.header import BITS, FILE_ID_BYTES, MAC_BYTES, VERSION, encode_header, mac_input
+from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new_content_key, seal_slot
+from unclone.mask import ALL_BITS, CHUNK, CIPHERS, TAG_BYTES, ChunkCipher, chunk_length, faster_cipher
+from unclone.model.carrier import Hole, carrier_digest
+from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch
+from unclone.model.restoring import read_into, tile_of
+from unclone.patterns import finite_pattern
+from unclone.records import Device, Header, MaskedTensor
+
+__all__ = ["bind"]
+
+
+def bind(
+    path: str | os.PathLike[str],
+    to: Device | Iterable[Device],
+    output: str | os.PathLike[str],
+    *,
+    bits: str = "finite",
+    cipher: str = "auto",
+    force: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Header:
+    """Bind a model file to one or many devices.
+
+    Streams: memory stays small whatever the model's size. The output appears whole or not at all.
+
+    Args:
+        path: an ordinary model, of a format that ``unclone.formats`` knows; never altered.
+        to: device record or records. No PUF and no secret of a device is needed.
+        output: where the bound model goes; a valid file of the same format.
+        bits: ``"finite"`` keeps every masked float finite, ``"all"`` masks every bit.
+        cipher: ``"aes-256-gcm"``, ``"chacha20-poly1305"``, or ``"auto"``: the faster one on this processor.
+        force: replace ``output`` if it exists.
+        threads: one for each processor by default.
+        progress: called with (bytes done, bytes in all).
+
+    Returns:
+        The header, as ``inspect`` gives it.
+
+    Raises:
+        FormatError: the model cannot be read, or holds something this release does not understand.
+        AlreadyBoundError: it is bound already.
+        NoWeightsError: nothing in it would be masked.
+        ParameterError: no device, one device twice, or an unknown option.
+        OutputError: ``output`` exists or cannot be written.
+    """
+    source, target = Path(path), Path(output)
+    devices = [to] if isinstance(to, Device) else list(to)
+    _check_options(devices, bits, cipher)
+    check_output(target, force=force)
+    if target.exists() and source.exists() and target.samefile(source):
+        raise OutputError(f"{target} is the model itself; binding never replaces its input")
+    found = detect(source)
+    draft = found.draft(source)
+    if not any(weight.nbytes for weight in draft.weights):
+        raise NoWeightsError(f"no weight found in {source}: nothing would be masked")
+    content_key, file_id = new_content_key(), secrets.token_bytes(FILE_ID_BYTES)
+    with ExitStack() as stack:
+        reader = _Reader(draft, stack)
+        header = Header(
+            version=VERSION,
+            file_id=file_id,
+            format=found.name,
+            cipher=faster_cipher() if cipher == "auto" else cipher,
+            bits=bits,
+            chunk=CHUNK,
+            tensors=tuple(_unmasked_entry(weight, bits, reader) for weight in draft.weights),
+            clear=tuple(draft.clear),
+            slots=tuple(seal_slot(content_key, device.public_key, file_id) for device in devices),
+            mac=bytes(MAC_BYTES),
+        )
+        outputs = draft.outputs(target, encode_header(header), file_id[:4].hex())
+        # Side files are renamed before the model that names them: the model enters last and leaves first.
+        streams = [stack.enter_context(atomic_output(item.path, force=force)) for item in outputs]
+        writer = _Writer(draft, outputs, streams, header, content_keys(content_key, file_id), reader)
+        return writer.run(threads, progress)
+
+
+def _check_options(devices: Sequence[Device], bits: str, cipher: str) -> None:
+    if not devices:
+        raise ParameterError("bind needs at least one device record")
+    if len({device.public_key for device in devices}) != len(devices):
+        raise ParameterError("a device is named twice")
+    for device in devices:
+        check_suite(device.suite)
+    if bits not in BITS:
+        raise ParameterError(f"bits is {' or '.join(BITS)}, not {bits!r}")
+    if cipher not in ("auto", *CIPHERS):
+        raise ParameterError(f"cipher is auto, {' or '.join(CIPHERS)}, not {cipher!r}")
+
+
+class _Reader:
+    """The bytes of the weights, wherever the format left them."""
+
+    def __init__(self, draft: Draft, stack: ExitStack) -> None:
+        self._weights = draft.weights
+        self.descriptors: list[int] = []
+        for file in draft.sources:
+            try:
+                descriptor = os.open(file, os.O_RDONLY)
+            except OSError as problem:
+                raise FormatError(f"cannot read {file}: {problem.strerror}") from None
+            stack.callback(os.close, descriptor)
+            self.descriptors.append(descriptor)
+
+    def read(self, weight: Weight, offset: int, out: NDArray[np.uint8]) -> None:
+        if weight.data is not None:
+            out[:] = np.frombuffer(weight.data, dtype=np.uint8, count=out.size, offset=offset)
+        else:
+            read_into(self.descriptors[weight.source], out, weight.offset + offset)
+
+    def blocks(self, weight: Weight) -> Iterator[NDArray[np.uint8]]:
+        scratch = np.empty(min(CHUNK, weight.nbytes), dtype=np.uint8)
+        for offset in range(0, weight.nbytes, CHUNK):
+            block = scratch[: min(CHUNK, weight.nbytes - offset)]
+            self.read(weight, offset, block)
+            yield block
+
+
+def _unmasked_entry(weight: Weight, bits: str, reader: _Reader) -> MaskedTensor:
+    """The header entry of a weight, with zero tags."""
+    pattern = ALL_BITS
+    if bits == "finite":
+        pattern = weight.pattern or finite_pattern(weight.dtype, reader.blocks(weight))
+    tags = bytes(TAG_BYTES * math.ceil(weight.nbytes / chunk_length(CHUNK, pattern)))
+    return MaskedTensor(weight.name, weight.dtype, weight.shape, weight.nbytes, pattern, tags)
+
+
+class _Writer:
+    """Writes the outputs of one binding: everything at its final place, weights on several threads."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        outputs: Sequence[Output],
+        streams: Sequence[BinaryIO],
+        header: Header,
+        keys: ContentKeys,
+        reader: _Reader,
+    ) -> None:
+        self._draft = draft
+        self._outputs = outputs
+        self._streams = streams
+        self._header = header
+        self._keys = keys
+        self._reader = reader
+        self._cipher = ChunkCipher(keys, header.cipher)
+        self._tiles = {tensor.pattern: tile_of(tensor, header.chunk) for tensor in header.tensors}
+        self._places: dict[int, Hole] = {}
+        self._header_place = Hole(-1, 0, 0)
+        self._tags = [bytearray(tensor.tags) for tensor in header.tensors]
+
+    def run(self, threads: int | None, progress: Progress | None) -> Header:
+        for number, output in enumerate(self._outputs):
+            self._write_carrier(number, output)
+        if len(self._places) != len(self._draft.weights) or self._header_place.file < 0:
+            raise FormatError("the format left a weight or the header out of its outputs")
+        chunks = chunks_of(self._header.tensors, range(len(self._header.tensors)), self._header.chunk)
+        for_each_batch(chunks, self._mask, threads, progress)
+        self._draft.finish(self._streams)
+        return self._write_header()
+
+    def _write_carrier(self, number: int, output: Output) -> None:
+        stream = self._streams[number]
+        position = 0
+        for piece in output.pieces:
+            match piece:
+                case Literal(data):
+                    write_at(stream.fileno(), data, position)
+                    position += len(data)
+                case Copy(source, offset, nbytes):
+                    self._copy(source, offset, nbytes, stream.fileno(), position)
+                    position += nbytes
+                case Masked(weight):
+                    nbytes = self._draft.weights[weight].nbytes
+                    self._places[weight] = Hole(number, position, nbytes)
+                    position += nbytes
+                case HeaderPiece(placeholder):
+                    self._header_place = Hole(number, position, len(placeholder))
+                    position += len(placeholder)
+        if position:
+            os.posix_fallocate(stream.fileno(), 0, position)  # a full disk is found now, not after the work
+
+    def _copy(self, source: int, offset: int, nbytes: int, target: int, position: int) -> None:
+        scratch = np.empty(min(CHUNK, nbytes), dtype=np.uint8)
+        for done in range(0, nbytes, CHUNK):
+            block = scratch[: min(CHUNK, nbytes - done)]
+            read_into(self._reader.descriptors[source], block, offset + done)
+            write_at(target, block.data, position + done)
+
+    def _mask(self, batch: Sequence[Chunk]) -> None:
+        scratch = np.empty(max(chunk.nbytes for chunk in batch), dtype=np.uint8)
+        for chunk in batch:
+            block = scratch[: chunk.nbytes]
+            self._reader.read(self._draft.weights[chunk.tensor], chunk.offset, block)
+            pattern = self._tiles[self._header.tensors[chunk.tensor].pattern]
+            tag = self._cipher.mask(chunk.tensor, chunk.index, pattern, block)
+            self._tags[chunk.tensor][chunk.index * TAG_BYTES : (chunk.index + 1) * TAG_BYTES] = tag
+            place = self._places[chunk.tensor]
+            write_at(self._streams[place.file].fileno(), block.data, place.offset + chunk.offset)
+
+    def _write_header(self) -> Header:
+        tensors = zip(self._header.tensors, self._tags, strict=True)
+        header = replace(self._header, tensors=tuple(replace(tensor, tags=bytes(tags)) for tensor, tags in tensors))
+        descriptors = [stream.fileno() for stream in self._streams]
+        digest = carrier_digest(descriptors, [*self._places.values(), self._header_place])
+        header = replace(header, mac=header_mac(self._keys, mac_input(header), digest))
+        encoded = self._draft.encode_header(encode_header(header))
+        if len(encoded) != self._header_place.nbytes:
+            raise FormatError("the format changed the header's length")
+        write_at(descriptors[self._header_place.file], encoded, self._header_place.offset)
+        return header
+
+
+def write_at(descriptor: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(descriptor, view, offset)
+        view, offset = view[count:], offset + count
