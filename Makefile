@@ -1,0 +1,38 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint slow bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+install: $(STAMP) ## prepare .venv with everything pinned
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "unclone needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cli,onnx,lab,serial]' --group dev
+	@touch $@
+
+demo: install ## bind real networks to a simulated chip, score them there and on clones
+	$(BIN)/unclone demo
+
+test: install lint ## all checks and the default tests (under 8 minutes on 2 cores)
+	$(BIN)/python -m pytest -n auto
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: install ## the long tests; figures in docs/performance.md
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+bench: install ## every benchmark; figures in docs/performance.md
+	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
+
+clean: ## remove .venv, caches and the demo's output
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

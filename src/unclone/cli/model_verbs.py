@@ -1,0 +1,126 @@
+"""Verbs of the model half: bind, inspect, restore."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, progress_bar, table
+from unclone.records import Header
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the command."""
+    app.command()(bind)
+    app.command()(inspect)
+    app.command()(restore)
+
+
+def bind(
+    model: Annotated[Path, typer.Argument(help="An ordinary model file; it is never altered.")],
+    to: Annotated[
+        list[Path], typer.Option("--to", metavar="FILE", help="Device record to bind to; repeat for several devices.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the bound model goes.")],
+    bits: Annotated[
+        str, typer.Option(metavar="finite|all", help="Mask all bits but those that keep floats finite, or all bits.")
+    ] = "finite",
+    cipher: Annotated[
+        str, typer.Option(metavar="NAME", help="auto, aes-256-gcm, or chacha20-poly1305 for processors without AES.")
+    ] = "auto",
+    force: Force = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Bind a model file to one or many devices."""
+    import unclone
+
+    devices = [unclone.load_device(path) for path in to]
+    with progress_bar("binding") as progress:
+        header = unclone.bind(model, devices, output, bits=bits, cipher=cipher, force=force, progress=progress)
+    masked = sum(tensor.nbytes for tensor in header.tensors)
+    text = (
+        f"{output}: {len(header.tensors)} tensors ({masked:,} bytes) masked for {_count(len(devices), 'device')}, "
+        f"{len(header.clear)} left in clear"
+    )
+    emit({"output": str(output), "masked_bytes": masked, **header_json(header)}, as_json=as_json, text=text)
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A bound model.")],
+    as_json: JsonFlag = False,
+) -> None:
+    """Print what a bound model says of itself: version, bits, slots, what stayed in clear and why."""
+    import unclone
+
+    header = unclone.inspect(model)
+    rows = [
+        ("format", f"{header.format}, bound model version {header.version}"),
+        ("file id", header.file_id.hex()),
+        ("cipher", header.cipher),
+        ("bits", header.bits),
+        ("masked", f"{len(header.tensors)} tensors, {sum(tensor.nbytes for tensor in header.tensors):,} bytes"),
+        ("slots", f"{len(header.slots)}: " + ", ".join(sorted({slot.suite for slot in header.slots}))),
+        ("in clear", _count(len(header.clear), "tensor")),
+    ]
+    lines = [table(rows)]
+    lines += [f"  {tensor.name}  {tensor.dtype}{list(tensor.shape)}: {tensor.reason}" for tensor in header.clear]
+    lines.append("Not verified: that takes the device (unclone restore).")
+    emit(header_json(header), as_json=as_json, text="\n".join(lines))
+
+
+def restore(
+    model: Annotated[Path, typer.Argument(help="A bound model.")],
+    device: DeviceFile,
+    source: Source,
+    readings: Annotated[int, typer.Option(min=1, max=100, help="Readings to combine against noise.")] = 1,
+    as_json: JsonFlag = False,
+) -> None:
+    """Reconstruct the key on this device, restore the model in memory and verify it. Writes nothing."""
+    import unclone
+
+    start = time.perf_counter()
+    with unclone.reconstruct(device, source, readings=readings) as key:
+        reconstructed = time.perf_counter()
+        with progress_bar("restoring") as progress, unclone.restore(model, key, progress=progress) as restored:
+            done = time.perf_counter()
+            masked = sum(tensor.nbytes for tensor in restored.header.tensors)
+            value = {
+                "model": str(model),
+                "verified": True,
+                "tensors": len(restored.header.tensors),
+                "masked_bytes": masked,
+                "reconstruct_ms": round((reconstructed - start) * 1e3, 3),
+                "restore_ms": round((done - reconstructed) * 1e3, 3),
+            }
+    text = (
+        f"{model}: {value['tensors']} tensors ({masked:,} bytes) restored and verified; "
+        f"key {value['reconstruct_ms']:.1f} ms, weights {value['restore_ms']:.1f} ms; nothing written"
+    )
+    emit(value, as_json=as_json, text=text)
+
+
+def header_json(header: Header) -> dict[str, Any]:
+    """What the header says, without tags and sealed keys."""
+    return {
+        "format": header.format,
+        "version": header.version,
+        "file_id": header.file_id.hex(),
+        "cipher": header.cipher,
+        "bits": header.bits,
+        "chunk": header.chunk,
+        "tensors": [
+            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes, "pattern": t.pattern.hex()}
+            for t in header.tensors
+        ],
+        "clear": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "reason": t.reason} for t in header.clear],
+        "slots": [{"suite": slot.suite, "hint": slot.hint.hex()} for slot in header.slots],
+    }
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
