@@ -23,13 +23,18 @@ On the device, reconstruct the key from the chip, and load the true weights::
 Every error is an ``UncloneError``; ``unclone.errors`` draws the tree.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from unclone._version import __version__
-from unclone.device_file import load_device, save_device
-from unclone.enrollment import enroll, reconstruct
-from unclone.errors import UncloneError
-from unclone.model import bind, inspect, restore
-from unclone.puf import open_source
-from unclone.records import Device, DeviceKey
+
+if TYPE_CHECKING:
+    from unclone.device_file import load_device, save_device
+    from unclone.enrollment import enroll, reconstruct
+    from unclone.errors import UncloneError
+    from unclone.model import bind, inspect, restore
+    from unclone.puf import open_source
+    from unclone.records import Device, DeviceKey
 
 __all__ = [
     "Device",
@@ -45,3 +50,30 @@ __all__ = [
     "restore",
     "save_device",
 ]
+
+_HOME: Final = {
+    "Device": "records",
+    "DeviceKey": "records",
+    "UncloneError": "errors",
+    "bind": "model",
+    "enroll": "enrollment",
+    "inspect": "model",
+    "load_device": "device_file",
+    "open_source": "puf",
+    "reconstruct": "enrollment",
+    "restore": "model",
+    "save_device": "device_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # PEP 562: `unclone --help` and a device that only restores should not pay for what they do not use.
+    if name not in _HOME:
+        raise AttributeError(f"module 'unclone' has no attribute {name!r}")
+    value = getattr(import_module(f"unclone.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

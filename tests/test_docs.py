@@ -1,0 +1,88 @@
+"""The documents say what the program does: verbs, options, and the README's code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from unclone.cli.app import app, run
+
+ROOT = Path(__file__).parent.parent
+COMMAND = typer.main.get_command(app)
+VERBS = sorted(COMMAND.commands)  # type: ignore[attr-defined]
+CLI = (ROOT / "docs" / "cli.md").read_text()
+
+
+def section(verb: str) -> str:
+    match = re.search(rf"^## unclone {verb}\b.*?(?=^## |\Z)", CLI, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/cli.md has no section for {verb}"
+    return match.group()
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_option_is_documented(verb: str) -> None:
+    command = COMMAND.commands[verb]  # type: ignore[attr-defined]
+    text = section(verb)
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            for option in parameter.opts:
+                assert option in text, f"{verb} {option}"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_documented_option_exists(verb: str) -> None:
+    known = {option for parameter in COMMAND.commands[verb].params for option in parameter.opts}  # type: ignore[attr-defined]
+    named = set(re.findall(r"^\| `(--[a-z-]+)", section(verb), re.MULTILINE))
+    assert named <= known
+
+
+def test_every_documented_verb_exists() -> None:
+    assert sorted(re.findall(r"^## unclone ([a-z-]+)", CLI, re.MULTILINE)) == VERBS
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_json_and_help(verb: str) -> None:
+    assert "--json" in {option for parameter in COMMAND.commands[verb].params for option in parameter.opts}  # type: ignore[attr-defined]
+    result = CliRunner().invoke(app, [verb, "--help"])
+    assert result.exit_code == 0
+    assert "--json" in result.stdout
+
+
+def test_links_in_the_documents_lead_somewhere() -> None:
+    for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("spec/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def with_magika(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    magika = pytest.importorskip("magika")
+    model = Path(magika.__file__).parent / "models" / "standard_v3_3" / "model.onnx"
+    (tmp_path / "magika.onnx").write_bytes(model.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_python_of_the_readme_runs(with_magika: Path) -> None:
+    (code,) = blocks(ROOT / "README.md", "python")
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert type(names["session"]).__name__ == "InferenceSession"
+
+
+def test_the_session_of_the_readme_runs(with_magika: Path) -> None:
+    lines = [line[2:] for block in blocks(ROOT / "README.md", "console") for line in block.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("unclone ")]
+    assert [command[0] for command in commands] == ["enroll", "bind", "restore"]
+    for command in commands:
+        assert run(command) == 0
+    assert run([part.replace("seed=7", "seed=8") for part in commands[-1]]) == 3
