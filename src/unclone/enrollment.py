@@ -53,8 +53,6 @@ def enroll(
         EnrollmentError: this memory cannot carry the key; the message says why, with the figure.
         ParameterError: an argument is out of range.
     """
-    if not 1 <= readings <= READINGS_LIMIT:
-        raise ParameterError(f"readings is 1 to {READINGS_LIMIT}, not {readings}")
     puf = open_source(source)
     responses = read_source(puf, readings)
     for finding in quality.check(responses):
@@ -88,25 +86,30 @@ def reconstruct(device: Device | str | os.PathLike[str], source: str | PUF, *, r
         RecordError: the record is malformed.
         SourceError: the source cannot be opened or read.
     """
-    if not 1 <= readings <= READINGS_LIMIT:
-        raise ParameterError(f"readings is 1 to {READINGS_LIMIT}, not {readings}")
     record = device if isinstance(device, Device) else load_device(device)
-    responses = read_source(open_source(source), readings)
+    return _open(record, read_source(open_source(source), readings))[0]
+
+
+def _open(record: Device, responses: NDArray[np.uint8]) -> tuple[DeviceKey, bytes]:
+    """The device key, and the extractor's secret that opened it."""
     candidates = extractor.reproduce(responses, record.helper)
-    key = keys.open_device_key(record.sealed_key, candidates, seal_context(record), record.public_key)
-    if key is None:
+    opened = keys.open_device_key(record.sealed_key, candidates, seal_context(record), record.public_key)
+    if opened is None:
         raise ReconstructionError(
             "this is not the enrolled device, its record was altered, or its reading is too noisy: no key"
         )
-    return key
+    return opened
 
 
 def read_source(puf: PUF, readings: int) -> NDArray[np.uint8]:
     """Several fresh readings, ``uint8`` of 0/1, shape ``(readings, bits)``.
 
     Raises:
+        ParameterError: ``readings`` is out of range.
         SourceError: a reading is not a response, or readings differ in length.
     """
+    if not 1 <= readings <= READINGS_LIMIT:
+        raise ParameterError(f"readings is 1 to {READINGS_LIMIT}, not {readings}")
     responses = [np.asarray(puf.evaluate()) for _ in range(readings)]
     for response in responses:
         if response.dtype != np.uint8 or response.ndim != 1 or not response.size or response.max() > 1:

@@ -106,19 +106,21 @@ def seal_device_key(key: DeviceKey, secret: bytes, context: bytes) -> bytes:
     return AESGCM(_record_key(secret, context)).encrypt(_ZERO_NONCE, bytes(key.secret), None)
 
 
-def open_device_key(sealed: bytes, candidates: list[bytes], context: bytes, expected: bytes) -> DeviceKey | None:
-    """The device key, if one of the candidate secrets opens it and its public key is ``expected``.
+def open_device_key(
+    sealed: bytes, candidates: list[bytes], context: bytes, expected: bytes
+) -> tuple[DeviceKey, bytes] | None:
+    """The device key and the secret that opened it, if one of the candidates does and the public key is ``expected``.
 
     All candidates are tried whether or not an early one succeeds, so time says nothing of which.
     """
-    found: DeviceKey | None = None
+    found: tuple[DeviceKey, bytes] | None = None
     for secret in candidates:
         try:
             key = DeviceKey(AESGCM(_record_key(secret, context)).decrypt(_ZERO_NONCE, sealed, None))
         except InvalidTag:
             continue
         if found is None and hmac.compare_digest(public_key(key), expected):
-            found = key
+            found = key, secret
     return found
 
 
