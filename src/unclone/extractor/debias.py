@@ -1,0 +1,142 @@
+"""Debiasing: from cells to code symbols that are fair coins however biased the cells are.
+
+Two cells of the same phase class are alike before they are measured (exchangeable: swapping them changes nothing about
+the distribution). If their enrolment counts differ, which of the two holds more ones is then a fair coin, given
+everything that does not change when they are swapped. That is von Neumann's trick, and the symbol here. Pairs that do
+not differ carry no symbol.
+
+=============  =====================================================================================================
+``none``       a unit is one cell; for memories whose residual entropy suffices as it is
+``classic``    von Neumann: differing pairs, packed; at reconstruction only the first cell is looked at
+``pair-output``  the same, both cells are looked at: a flip of one cell becomes an erasure instead of an error
+               (pair-output von Neumann of Maes, van der Leest, van der Sluis, Willems, "Secure key generation from
+               biased PUFs", CHES 2015)
+``erasure``    pairs stay at fixed code positions, those that do not differ are erased (their epsilon-2O-VN): enrolments
+               of one device with the same parameters may all be published
+=============  =====================================================================================================
+
+The published weight of a pair is a function of both cells' counts that does not change when they are swapped. A weight
+per cell would tell: in a memory biased to one, the more reliable cell of a differing pair is likelier the one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from unclone.extractor.layout import Layout
+from unclone.extractor.soft import cell_score
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Bits = NDArray[np.uint8]
+    Floats = NDArray[np.float64]
+    Counts = NDArray[np.int64]
+
+__all__ = ["CLASSIC", "ERASURE", "MODES", "NONE", "PAIR_OUTPUT", "Symbols", "quantise", "scores", "symbols"]
+
+NONE: Final = "none"
+CLASSIC: Final = "classic"
+PAIR_OUTPUT: Final = "pair-output"
+ERASURE: Final = "erasure"
+MODES: Final = (NONE, CLASSIC, PAIR_OUTPUT, ERASURE)
+
+MAX_CLASSES: Final = 8
+"""Weight classes including class 0, the erasure: 3 bits a symbol."""
+
+STEP: Final = 16
+"""A level is a log-likelihood ratio in units of 1/16 nat."""
+
+_WEAKEST: Final = 0.25
+_STRONGEST: Final = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """Symbols of all units in walk order; the secret half of enrolment.
+
+    Attributes:
+        values: 0/1, shape ``(units,)``; 1 when the first cell holds more ones (or, for a single cell, the majority).
+        strength: log-likelihood ratio with which a decisive field reading speaks, nats, shape ``(units,)``; 0 where
+            there is no symbol.
+        decisive: probability that a field reading is decisive (the two cells differ), shape ``(units,)``.
+        agree: probability that a decisive reading is right, shape ``(units,)``.
+    """
+
+    values: Bits
+    strength: Floats
+    decisive: Floats
+    agree: Floats
+
+
+def symbols(counts: Counts, log_odds: Floats, layout: Layout, mode: str) -> Symbols:
+    """Symbols from the ones counted per cell.
+
+    Args:
+        counts: ones among N readings, shape ``(bits,)``.
+        log_odds: field log-odds of a one for each count, shape ``(N + 1,)`` (``soft.field_log_odds``).
+        layout: the units.
+        mode: one of ``MODES``.
+    """
+    first = layout.first_cells()
+    odds = log_odds[counts[first]]
+    ones = 1.0 / (1.0 + np.exp(-odds))
+    if layout.distance == 0:
+        return Symbols((odds > 0).astype(np.uint8), np.abs(odds), np.ones(len(first)), np.maximum(ones, 1.0 - ones))
+    other = counts[first + layout.distance]
+    other_odds = log_odds[other]
+    strength = np.abs(odds - other_odds)
+    values = (counts[first] > other).astype(np.uint8)
+    other_ones = 1.0 / (1.0 + np.exp(-other_odds))
+    right = ones * (1.0 - other_ones)
+    wrong = (1.0 - ones) * other_ones
+    right, wrong = np.maximum(right, wrong), np.minimum(right, wrong)
+    if mode == CLASSIC:
+        first_right = np.where(values == 1, ones, 1.0 - ones)
+        return Symbols(values, strength, np.ones(len(first)), first_right)
+    return Symbols(values, strength, right + wrong, right / (right + wrong))
+
+
+def quantise(strength: Floats) -> tuple[NDArray[np.uint8], list[int]]:
+    """Weight classes of units and the level of each class.
+
+    Class 0 means erased and has level 0; the others rise. Up to seven distinct strengths are kept as they are; more are
+    put into seven equal intervals. Strengths below 1/4 nat are erased, above 15 nats cut.
+
+    Returns:
+        classes, shape ``(units,)``, and levels in units of 1/16 nat.
+    """
+    rounded = np.minimum(np.rint(strength * STEP), _STRONGEST * STEP).astype(np.int64)
+    rounded[rounded < _WEAKEST * STEP] = 0
+    levels = np.unique(rounded[rounded > 0])
+    if len(levels) >= MAX_CLASSES:
+        low, high = int(levels[0]), int(levels[-1])
+        centres = low + (high - low) * (2 * np.arange(MAX_CLASSES - 1) + 1) // (2 * (MAX_CLASSES - 1))
+        bucket = np.minimum((rounded - low) * (MAX_CLASSES - 1) // (high - low), MAX_CLASSES - 2)
+        rounded = np.where(rounded > 0, centres[np.maximum(bucket, 0)], 0)
+        levels = np.unique(rounded[rounded > 0])
+    classes = np.searchsorted(levels, rounded, side="left") + 1
+    classes[rounded == 0] = 0
+    return classes.astype(np.uint8), [0, *(int(level) for level in levels)]
+
+
+def scores(counts: Counts | Bits, readings: int, first: NDArray[np.int64], distance: int, mode: str) -> Floats:
+    """What M field readings say about symbols, -1 (surely 0) to 1 (surely 1) for a single reading.
+
+    Args:
+        counts: ones among the M readings, shape ``(..., bits)``.
+        readings: M.
+        first: first cells of the symbols, shape ``(n,)``.
+        distance: of the layout.
+        mode: one of ``MODES``.
+
+    Returns:
+        shape ``(..., n)``.
+    """
+    own = cell_score(counts[..., first], readings)
+    if mode in (NONE, CLASSIC):
+        return own
+    return 0.5 * (own - cell_score(counts[..., first + distance], readings))
