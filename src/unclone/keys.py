@@ -54,8 +54,6 @@ LABELS: Final = {
     "slot": b"unclone v1 slot",
     "slot hint": b"unclone v1 slot hint",
     "aead": b"unclone v1 aead",
-    "mask": b"unclone v1 mask",
-    "tag": b"unclone v1 tag",
     "header": b"unclone v1 header",
 }
 """Domain separation: one label for one use, never shared."""
@@ -166,8 +164,6 @@ class ContentKeys:
     """Keys of one binding; each 32 bytes."""
 
     aead: bytes = field(repr=False)
-    mask: bytes = field(repr=False)
-    tag: bytes = field(repr=False)
     header: bytes = field(repr=False)
 
 
@@ -182,7 +178,7 @@ def content_keys(content_key: bytes, file_id: bytes) -> ContentKeys:
     def expand(use: str) -> bytes:
         return HKDFExpand(hashes.SHA256(), 32, LABELS[use] + file_id).derive(content_key)
 
-    return ContentKeys(expand("aead"), expand("mask"), expand("tag"), expand("header"))
+    return ContentKeys(expand("aead"), expand("header"))
 
 
 def header_mac(keys: ContentKeys, header: bytes, carrier_digest: bytes) -> bytes:

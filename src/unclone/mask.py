@@ -1,13 +1,12 @@
 """Masking and unmasking of chunks: bytes in, bytes out (spec/bound-model.md, sections 5 and 6).
 
-A chunk whose pattern is all ones is encrypted and authenticated by the AEAD. Any other chunk is XORed with
-``keystream AND pattern``, and the tag covers its masked bytes. Keystreams are bound to (content key, file id,
-tensor, chunk) and never repeat: every binding has a fresh content key.
+A masked chunk is an AEAD ciphertext whose keystream is applied only where the pattern has a bit set:
+``masked = true XOR (keystream AND pattern)``, with the AEAD's own tag over ``masked``. With a pattern of all ones it
+is the AEAD, to the bit. Keystreams are bound to (content key, file id, tensor, chunk) and never repeat.
 """
 
 from __future__ import annotations
 
-import hmac
 import secrets
 import threading
 import time
@@ -38,9 +37,8 @@ def chunk_length(chunk: int, pattern: bytes) -> int:
 
 
 def tile(pattern: bytes, nbytes: int) -> Buffer:
-    """``pattern`` repeated over ``nbytes`` bytes, padded to whole 64-bit words."""
-    padded = -(-nbytes // 8) * 8
-    return np.resize(np.frombuffer(pattern, dtype=np.uint8), padded)
+    """``pattern`` repeated over ``nbytes`` bytes."""
+    return np.resize(np.frombuffer(pattern, dtype=np.uint8), nbytes)
 
 
 class ChunkCipher:
@@ -49,7 +47,7 @@ class ChunkCipher:
     def __init__(self, keys: ContentKeys, cipher: str) -> None:
         if cipher not in CIPHERS:
             raise UnsupportedError(f"cipher {cipher[:40]!r} is not known to this release; known: {', '.join(CIPHERS)}")
-        self._keys = keys
+        self._key = keys.aead
         self._aes = cipher == CIPHERS[0]
         self._local = threading.local()
 
@@ -64,70 +62,65 @@ class ChunkCipher:
         """
         nonce = _nonce(tensor, chunk)
         if pattern is not None:
-            self._xor(nonce, pattern, data, data)
-            return self._tag(nonce, data)
+            # Whiten the bits that stay clear, so that the keystream turns them back into themselves.
+            whitening = self._scratch(data.size)
+            whitening[:] = 0
+            self._seal(nonce, whitening)
+            _clear_where(whitening, pattern)
+            np.bitwise_xor(data, whitening, out=data)
+        return self._seal(nonce, data)
+
+    def unmask(self, tensor: int, chunk: int, pattern: Buffer | None, data: Buffer, tag: bytes) -> bool:
+        """Verify ``data`` against ``tag`` and unmask it in place; ``False`` on a mismatch, with ``data`` zeroed."""
+        nonce = _nonce(tensor, chunk)
+        opened = data if pattern is None else self._scratch(data.size)
+        if not self._open(nonce, data, tag, opened):
+            data[:] = 0
+            return False
+        if pattern is not None:
+            # The keystream, restricted to the pattern: opened = masked XOR keystream.
+            np.bitwise_xor(opened, data, out=opened)
+            _keep_where(opened, pattern)
+            np.bitwise_xor(data, opened, out=data)
+        return True
+
+    def _seal(self, nonce: bytes, data: Buffer) -> bytes:
         if self._aes:
-            encryptor = Cipher(algorithms.AES(self._keys.aead), modes.GCM(nonce)).encryptor()
+            encryptor = Cipher(algorithms.AES(self._key), modes.GCM(nonce)).encryptor()
             encryptor.update_into(data.data, data.data)
             encryptor.finalize()
             return encryptor.tag
-        sealed = ChaCha20Poly1305(self._keys.aead).encrypt(nonce, data.data, None)
+        sealed = ChaCha20Poly1305(self._key).encrypt(nonce, data.data, None)
         data[:] = np.frombuffer(sealed, dtype=np.uint8, count=data.size)
         return sealed[data.size :]
 
-    def unmask(self, tensor: int, chunk: int, pattern: Buffer | None, data: Buffer, tag: bytes, out: Buffer) -> bool:
-        """Verify ``data`` against ``tag`` and write the true bytes to ``out``.
-
-        ``data`` and ``out`` have the same length and may be the same memory. Returns ``False`` on a mismatch, with
-        ``out`` zeroed.
-        """
-        nonce = _nonce(tensor, chunk)
+    def _open(self, nonce: bytes, data: Buffer, tag: bytes, out: Buffer) -> bool:
         try:
-            if pattern is not None:
-                if not hmac.compare_digest(self._tag(nonce, data), tag):
-                    raise InvalidTag
-                self._xor(nonce, pattern, data, out)
-            elif self._aes:
-                decryptor = Cipher(algorithms.AES(self._keys.aead), modes.GCM(nonce, tag)).decryptor()
+            if self._aes:
+                decryptor = Cipher(algorithms.AES(self._key), modes.GCM(nonce, tag)).decryptor()
                 decryptor.update_into(data.data, out.data)
                 decryptor.finalize()
             else:
-                plain = ChaCha20Poly1305(self._keys.aead).decrypt(nonce, data.tobytes() + tag, None)
-                out[:] = np.frombuffer(plain, dtype=np.uint8)
+                opened = ChaCha20Poly1305(self._key).decrypt(nonce, data.tobytes() + tag, None)
+                out[:] = np.frombuffer(opened, dtype=np.uint8)
         except InvalidTag:
-            out[:] = 0
             return False
         return True
 
-    def _tag(self, nonce: bytes, data: Buffer) -> bytes:
-        if self._aes:
-            encryptor = Cipher(algorithms.AES(self._keys.tag), modes.GCM(nonce)).encryptor()
-            encryptor.authenticate_additional_data(data.data)
-            encryptor.finalize()
-            return encryptor.tag
-        return ChaCha20Poly1305(self._keys.tag).encrypt(nonce, b"", data.data)
+    def _scratch(self, nbytes: int) -> Buffer:
+        # Of a chunk's size, so that it stays in the second-level cache from the cipher to the XOR.
+        scratch: Buffer | None = getattr(self._local, "scratch", None)
+        if scratch is None or scratch.size < nbytes:
+            scratch = self._local.scratch = np.empty(max(nbytes, 4096), dtype=np.uint8)
+        return scratch[:nbytes]
 
-    def _xor(self, nonce: bytes, pattern: Buffer, data: Buffer, out: Buffer) -> None:
-        stream, zeros = self._scratch(data.size)
-        words = -(-data.size // 8)
-        cipher = (
-            Cipher(algorithms.AES(self._keys.mask), modes.CTR(nonce + bytes(4)))
-            if self._aes
-            else Cipher(algorithms.ChaCha20(self._keys.mask, bytes(4) + nonce), mode=None)
-        )
-        cipher.encryptor().update_into(zeros[: data.size].data, stream.data)
-        keystream = stream.view(np.uint64)[:words]
-        np.bitwise_and(keystream, pattern.view(np.uint64)[:words], out=keystream)
-        np.bitwise_xor(data, stream[: data.size], out=out)
 
-    def _scratch(self, nbytes: int) -> tuple[Buffer, Buffer]:
-        # The keystream stays in the second-level cache from the cipher to the XOR.
-        if getattr(self._local, "size", -1) < nbytes:
-            size = max(nbytes, 4096)
-            self._local.stream = np.empty(-(-size // 8) * 8 + 16, dtype=np.uint8)
-            self._local.zeros = np.zeros(size, dtype=np.uint8)
-            self._local.size = size
-        return self._local.stream, self._local.zeros
+def _keep_where(data: Buffer, pattern: Buffer) -> None:
+    np.bitwise_and(data, pattern[: data.size], out=data)
+
+
+def _clear_where(data: Buffer, pattern: Buffer) -> None:
+    np.bitwise_and(data, ~pattern[: data.size], out=data)
 
 
 def faster_cipher() -> str:
@@ -136,7 +129,7 @@ def faster_cipher() -> str:
     key = secrets.token_bytes(32)
     pace = {}
     for name in CIPHERS:
-        cipher = ChunkCipher(ContentKeys(key, key, key, key), name)
+        cipher = ChunkCipher(ContentKeys(key, key), name)
         cipher.mask(0, 0, None, data)
         start = time.perf_counter()
         cipher.mask(0, 1, None, data)

@@ -225,7 +225,7 @@ class _Restorer:
             out = self._views[tensor.name][chunk.offset : chunk.offset + chunk.nbytes]
             read_into(self._descriptors[region.file], out, region.offset + chunk.offset)
             tag = tensor.tags[chunk.index * TAG_BYTES : (chunk.index + 1) * TAG_BYTES]
-            if not self._cipher.unmask(chunk.tensor, chunk.index, self._tiles[tensor.pattern], out, tag, out):
+            if not self._cipher.unmask(chunk.tensor, chunk.index, self._tiles[tensor.pattern], out, tag):
                 raise TensorTamperedError(tensor.name)
 
 
