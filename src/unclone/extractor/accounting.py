@@ -121,7 +121,12 @@ def account_pairs(raw: EntropyEstimate, test: Fairness, used: NDArray[np.int64],
 
 
 def account_cells(
-    raw: EntropyEstimate, reference: NDArray[np.uint8], classes: NDArray[np.uint8], cells: NDArray[np.int64], k: int
+    raw: EntropyEstimate,
+    reference: NDArray[np.uint8],
+    layout: Layout,
+    classes: NDArray[np.uint8],
+    used: NDArray[np.int64],
+    k: int,
 ) -> Accounting:
     """Accounting of single cells with published weight classes.
 
@@ -131,24 +136,26 @@ def account_cells(
     Args:
         raw: estimate on the reference response.
         reference: reference response, shape ``(bits,)``.
-        classes: weight class of every cell of the memory, shape ``(bits,)``.
-        cells: the cells used and not erased.
+        layout: of single cells.
+        classes: weight class of every unit of the memory, shape ``(bits,)``.
+        used: the units used and not erased.
         k: message bits of the code.
     """
+    cells = layout.first_cells()
     guess = np.full(len(reference), 0.5)
     for label in np.unique(classes):
-        group = classes == label
+        group = cells[classes == label]
         ones = float(reference[group].mean())
-        guess[group] = upper_share(max(ones, 1.0 - ones), int(group.sum()))
+        guess[group] = upper_share(max(ones, 1.0 - ones), len(group))
     if raw.period > 1:
-        shares, _ = phase_shares(reference, raw.period)
-        by_phase = np.maximum(shares, 1.0 - shares)[np.arange(len(reference)) % raw.period]
+        ones_of, _ = phase_shares(reference, raw.period)
+        by_phase = np.maximum(ones_of, 1.0 - ones_of)[np.arange(len(reference)) % raw.period]
         guess = np.maximum(guess, by_phase)
-    used = guess[cells]
-    raw_bits = float(-np.log2(used).sum())
-    leaked = max(0, len(cells) - k)
-    residual = residual_entropy(used, leaked)
+    shares = guess[cells[used]]
+    raw_bits = float(-np.log2(shares).sum())
+    leaked = max(0, len(used) - k)
+    residual = residual_entropy(shares, leaked)
     dependence = markov(reference)
     if dependence < raw.most_common_value - 0.02:
-        residual = min(residual, max(0.0, dependence * len(cells) - leaked))
+        residual = min(residual, max(0.0, dependence * len(used) - leaked))
     return Accounting(raw_bits, raw_bits, residual)

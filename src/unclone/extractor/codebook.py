@@ -1,7 +1,8 @@
 """Which code for how many symbols, and how often it fails on a given channel.
 
 The choice depends on the number of symbols and the key length alone, never on what the cells hold: two enrolments of a
-device then use the same linear code, on which the reuse-safe form of debiasing relies.
+device then use the same linear code, on which the reuse-safe form of debiasing relies. Polar codes of length 256 to
+8192 with a fixed order of message positions (``sequence``); repetition with Reed-Muller on request.
 
 A channel is a mixture of binary symmetric channels, ``[(weight, error), ...]`` with weights that sum to 1; an erasure
 is ``(weight, 0.5)``.
@@ -9,21 +10,39 @@ is ``(weight, 0.5)``.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import log, log10, sqrt
 from typing import Any, Final
 
+import numpy as np
+
 from unclone import canonical
 from unclone.errors import ParameterError, RecordError
-from unclone.extractor.codes import Code, RepetitionReedMuller, from_spec
+from unclone.extractor.codes import Code, PolarCode, RepetitionReedMuller, from_spec
+from unclone.extractor.codes.construction import bit_error_rates
+from unclone.extractor.sequence import SEQUENCE
 
-__all__ = ["Channel", "bhattacharyya", "code_for", "failure_log10", "load_code"]
+__all__ = [
+    "LIST_SIZE",
+    "SLACK",
+    "Channel",
+    "bhattacharyya",
+    "failure_log10",
+    "load_code",
+    "polar_code",
+    "reed_muller_code",
+]
 
 Channel = Sequence[tuple[float, float]]
 
-_NOMINAL: Final = 0.75
-_MAX_SYMBOLS: Final = 1 << 13
+LIST_SIZE: Final = 8
+SLACK: Final = 16
+"""Message bits beyond the key's: room for what the tests of the symbols cannot see (docs/extractor.md)."""
+
+_SMALLEST, _LARGEST = min(SEQUENCE), max(SEQUENCE)
+_LEAST_LOG10: Final = -300.0
 
 
 def bhattacharyya(channel: Channel) -> float:
@@ -32,38 +51,72 @@ def bhattacharyya(channel: Channel) -> float:
 
 
 def failure_log10(code: Code, channel: Channel) -> float:
-    """log10 of an upper bound on the probability that decoding does not give the right secret, at most 0."""
+    """log10 of a bound on the probability that decoding does not give the right secret, -300 to 0.
+
+    Polar: the union over the message positions of the error of successive cancellation, by density evolution with
+    degrading quantisation, which bounds decoding with a single path; the list of 8 only does better (it decides by
+    min-sum, whose loss is far below what the list gains). Repetition with Reed-Muller: union over the code words, each
+    by the Chernoff bound ``Z**distance``.
+    """
     if isinstance(code, RepetitionReedMuller):
         return _reed_muller_log10(code.m, code.repeat, code.blocks, bhattacharyya(channel))
-    raise ParameterError(f"no failure bound for {type(code).__name__}")
+    if not isinstance(code, PolarCode):
+        raise ParameterError(f"no failure bound for {type(code).__name__}")
+    spec = code.spec()
+    info = np.unpackbits(np.frombuffer(bytes.fromhex(str(spec["info"])), dtype=np.uint8))[: 1 << int(spec["m"])]
+    wanted = info.astype(np.bool_)
+    useful = [(weight, error) for weight, error in channel if weight > 0.0]
+    errors, weights = np.array([e for _, e in useful]), np.array([w for w, _ in useful])
+    with np.errstate(divide="ignore"):
+        rates = bit_error_rates(int(spec["m"]), code.n, str(spec["drop"]), errors, weights / weights.sum(), wanted)
+    total = float(rates[wanted].sum())
+    return min(0.0, log10(total)) if total > 0.0 else _LEAST_LOG10
 
 
 def _reed_muller_log10(m: int, repeat: int, blocks: int, z: float) -> float:
-    """Union bound over the words of RM(1, m), each pair of words by the Chernoff bound ``Z**distance``."""
     if z >= 1.0:
         return 0.0
     if z <= 0.0:
-        return -300.0
-    distance = repeat << (m - 1)
-    near = log(((2 << m) - 2) * blocks) + distance * log(z)
-    return max(-300.0, min(0.0, near / log(10.0) + log10(1.0 + 1e-9)))
+        return _LEAST_LOG10
+    bound = log(((2 << m) - 1) * blocks) + (repeat << (m - 1)) * log(z)
+    return max(_LEAST_LOG10, min(0.0, bound / log(10.0)))
 
 
 @lru_cache(maxsize=64)
-def code_for(symbols: int, secret_bits: int) -> Code | None:
-    """The code for a number of symbols; ``None`` if they do not suffice at all.
+def polar_code(symbols: int, message_bits: int) -> PolarCode | None:
+    """The longest polar code for a number of symbols; ``None`` if there is none.
 
     Args:
         symbols: available.
-        secret_bits: least number of message bits.
+        message_bits: at most 528, and at most half the length.
+    """
+    m = min(symbols.bit_length() - 1, _LARGEST)
+    if m < _SMALLEST or 2 * message_bits > 1 << m:
+        return None
+    order = np.frombuffer(base64.b64decode(SEQUENCE[m]), dtype=">u2").astype(np.int64)
+    if message_bits > len(order):
+        return None
+    info = np.zeros(1 << m, dtype=np.bool_)
+    info[order[:message_bits]] = True
+    return PolarCode(info, 1 << m, LIST_SIZE)
+
+
+@lru_cache(maxsize=64)
+def reed_muller_code(symbols: int, message_bits: int, nominal: float = 0.75) -> RepetitionReedMuller | None:
+    """The best repetition-Reed-Muller code for a number of symbols, at most 8192; ``None`` if there is none.
+
+    Args:
+        symbols: available.
+        message_bits: least number of message bits.
+        nominal: Bhattacharyya parameter of the channel at which codes are compared.
     """
     best: tuple[float, int, int, int] | None = None
     for m in range(3, 9):
-        blocks = -(-secret_bits // (m + 1))
-        repeat = min(255, min(symbols, _MAX_SYMBOLS) // (blocks << m))
+        blocks = -(-message_bits // (m + 1))
+        repeat = min(255, min(symbols, 1 << _LARGEST) // (blocks << m))
         if repeat < 1:
             continue
-        bound = _reed_muller_log10(m, repeat, blocks, _NOMINAL)
+        bound = _reed_muller_log10(m, repeat, blocks, nominal)
         if best is None or bound < best[0]:
             best = bound, m, repeat, blocks
     return None if best is None else RepetitionReedMuller(*best[1:])

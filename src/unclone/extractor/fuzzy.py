@@ -20,7 +20,7 @@ from unclone.extractor import debias
 from unclone.extractor.codebook import load_code
 from unclone.extractor.debias import STEP, scores
 from unclone.extractor.helper import Sketch
-from unclone.extractor.plan import Measured, Plan, make_plan, measure_source
+from unclone.extractor.plan import Measured, Plan, Request, make_plan, measure_source
 from unclone.records import EnrollmentReport, HelperData
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def generate(
     failure: float = 1e-9,
     error_rate: float | None = None,
     debias: str = "auto",
+    code: str = "polar",
     selection: str = "auto",
     reliability: NDArray[Any] | None = None,
     reliability_readings: int = 15,
@@ -86,6 +87,7 @@ def generate(
             a ladder up to 25 % that this memory carries, and at least the upper 99.9 % bound of what was measured
             (15 % for a single reading, which measures nothing).
         debias: ``"auto"`` or one of ``debias.MODES``. ``auto`` takes ``erasure``, else ``pair-output``, else ``none``.
+        code: ``"polar"``, or ``"repetition"`` for the simple repetition-Reed-Muller code, which needs more response.
         selection: ``"stable"`` takes the most reliable units where the debiasing lets units be chosen (not
             ``erasure``), ``"first"`` the first ones, ``"auto"`` is ``stable`` when there is more than one reading.
         reliability: share of agreeing readings per cell, 0.5 to 1, shape ``(bits,)``, when it was measured before;
@@ -101,7 +103,7 @@ def generate(
         ParameterError: an argument is out of range.
     """
     data = _readings(readings)
-    _check_request(key_bits, failure, error_rate, debias, selection)
+    request = _request(key_bits, failure, error_rate, debias, code, selection, len(data) > 1 or reliability is not None)
     if data.shape[1] < 64:
         raise EnrollmentError(f"{data.shape[1]} bits cannot carry a key of {key_bits} bits")
     counts, behind = _count(data), len(data)
@@ -110,12 +112,13 @@ def generate(
     else:
         _check_consistency(data)
     measured = measure_source(counts, behind)
-    stable = selection == "stable" or (selection == "auto" and behind > 1)
-    plan = make_plan(measured, key_bits, failure, error_rate, debias, stable)
+    plan = make_plan(measured, request)
     return _seal(plan, measured, len(data), key_bits, rng)
 
 
-def _check_request(key_bits: int, failure: float, error_rate: float | None, mode: str, selection: str) -> None:
+def _request(
+    key_bits: int, failure: float, error_rate: float | None, mode: str, family: str, selection: str, several: bool
+) -> Request:
     if not _KEY_BITS[0] <= key_bits <= _KEY_BITS[1]:
         raise ParameterError(f"key_bits is {_KEY_BITS[0]} to {_KEY_BITS[1]}, not {key_bits}")
     if not 1e-15 <= failure <= 0.1:
@@ -126,6 +129,10 @@ def _check_request(key_bits: int, failure: float, error_rate: float | None, mode
         raise ParameterError(f"debias is auto, {', '.join(debias.MODES)}, not {mode!r}")
     if selection not in ("auto", "stable", "first"):
         raise ParameterError(f"selection is auto, stable or first, not {selection!r}")
+    if family not in ("polar", "repetition"):
+        raise ParameterError(f"code is polar or repetition, not {family!r}")
+    stable = selection == "stable" or (selection == "auto" and several)
+    return Request(key_bits, failure, error_rate, mode, stable, family)
 
 
 def _check_consistency(data: Bits) -> None:

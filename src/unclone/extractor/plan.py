@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import log10
 from typing import TYPE_CHECKING, Final
@@ -11,7 +12,7 @@ import numpy as np
 from unclone.errors import EnrollmentError
 from unclone.extractor import debias
 from unclone.extractor.accounting import Accounting, account_cells, account_pairs, fairness
-from unclone.extractor.codebook import Channel, code_for, failure_log10
+from unclone.extractor.codebook import SLACK, Channel, failure_log10, polar_code, reed_muller_code
 from unclone.extractor.entropy import EntropyEstimate, estimate_entropy
 from unclone.extractor.layout import Layout
 from unclone.extractor.soft import ErrorRate, estimate_error_rate, field_log_odds
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint8]
     Counts = NDArray[np.int64]
 
-__all__ = ["Measured", "Plan", "channel_of", "make_plan", "measure_source"]
+__all__ = ["Measured", "Plan", "Request", "channel_of", "make_plan", "measure_source"]
 
 DEFAULT_RATE: Final = 0.15
 LADDER: Final = (0.25, 0.20, 0.15, 0.12, 0.10, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
 _ASSUMED: Final = 0.06
 _LIMIT: Final = 0.40
+_MORE: Final = 96
+_UNFAIR: Final = "symbols are no fair coins"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +113,15 @@ def channel_of(
 
     Args:
         symbols: of all units.
-        classes: weight class of each unit in use, shape ``(n,)``.
-        units: the units in use.
-        single: with one enrolment reading the biased cells are known better than the model says: probability that
-            both cells of a differing pair are right, and that both are wrong.
+        classes: weight class of each unit of the memory, shape ``(units,)``.
+        units: the units in use, shape ``(n,)``.
+        single: with one enrolment reading, probability that a symbol is read right and that it is read wrong, which
+            take the place of the model's.
     """
     out: list[tuple[float, float]] = []
-    erased = float((classes == 0).mean())
+    erased = float((classes[units] == 0).mean())
     for label in range(1, int(classes.max(initial=0)) + 1):
-        chosen = units[classes == label]
+        chosen = units[classes[units] == label]
         if not len(chosen):
             continue
         share = len(chosen) / len(units)
@@ -147,96 +150,122 @@ def _rates(measured: Measured, error_rate: float | None) -> list[float]:
     return sorted({least, *(rate for rate in LADDER if rate > least)}, reverse=True)
 
 
-def make_plan(
-    measured: Measured, key_bits: int, failure: float, error_rate: float | None, mode: str, stable: bool
-) -> Plan:
-    """Choose an enrolment; arguments as ``fuzzy.generate``.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for; fields as the arguments of ``fuzzy.generate``."""
+
+    key_bits: int
+    failure: float
+    error_rate: float | None
+    mode: str
+    stable: bool
+    family: str
+
+
+def make_plan(measured: Measured, request: Request) -> Plan:
+    """Choose an enrolment.
 
     Raises:
         EnrollmentError: nothing fits; the message holds the figures.
     """
-    modes = [debias.ERASURE, debias.PAIR_OUTPUT, debias.NONE] if mode == "auto" else [mode]
-    rates = _rates(measured, error_rate)
+    bits = len(measured.counts)
+    rates = _rates(measured, request.error_rate)
+    modes = [debias.ERASURE, debias.PAIR_OUTPUT, debias.NONE] if request.mode == "auto" else [request.mode]
     refusals: list[str] = []
-    for candidate in modes:
-        for distance in (
-            [0] if candidate == debias.NONE else pair_distances(len(measured.counts), measured.entropy.period)
-        ):
-            outcome = _try(
-                measured, Layout(len(measured.counts), distance), candidate, key_bits, failure, rates, stable
-            )
+    for mode in modes:
+        for distance in [0] if mode == debias.NONE else pair_distances(bits, measured.entropy.period):
+            outcome = _try(measured, Layout(bits, distance), mode, request, rates)
             if isinstance(outcome, Plan):
                 return outcome
-            refusals.append(f"{candidate}: {outcome}")
-            if "fair" not in outcome:
+            refusals.append(f"{mode}: {outcome}")
+            if not outcome.startswith(_UNFAIR):
                 break
     raise EnrollmentError("this memory cannot carry the key; " + "; ".join(dict.fromkeys(refusals)))
 
 
-def _try(
-    measured: Measured, layout: Layout, mode: str, key_bits: int, failure: float, rates: list[float], stable: bool
-) -> Plan | str:
+def _try(measured: Measured, layout: Layout, mode: str, request: Request, rates: list[float]) -> Plan | str:
     refusal = ""
     for rate in rates:
-        plan = _fit(measured, layout, mode, key_bits, rate, stable)
-        if isinstance(plan, str):
-            return plan
-        if plan.accounting.residual < key_bits:
-            reason = "".join(f"; {note}" for note in plan.accounting.notes)
-            unfair = "not fair; " if plan.accounting.notes else ""
-            return (
-                f"{unfair}residual min-entropy {plan.accounting.residual:.1f} of {key_bits} bits "
-                f"({plan.accounting.raw:.0f} raw, {plan.accounting.debiased:.0f} in {plan.code.n} symbols){reason}"
+        for plan in _plans(measured, layout, mode, request, rate):
+            if isinstance(plan, str):
+                return plan
+            if plan.accounting.residual < request.key_bits:
+                figures = plan.accounting
+                return (
+                    "".join(f"{_UNFAIR}: {note}; " for note in figures.notes)
+                    + f"residual min-entropy {figures.residual:.1f} of {request.key_bits} bits "
+                    f"({figures.raw:.0f} raw, {figures.debiased:.0f} in {plan.code.n} symbols)"
+                )
+            if plan.failure_log10 <= log10(request.failure):
+                return plan
+            refusal = (
+                f"predicted failure 1e{plan.failure_log10:.1f} at a bit error rate of {rate:.1%}, with "
+                f"{plan.code.n} symbols out of {layout.units} from {layout.bits} bits; {request.failure:g} is asked for"
             )
-        if plan.failure_log10 <= log10(failure):
-            return plan
-        refusal = (
-            f"predicted failure 1e{plan.failure_log10:.1f} at a bit error rate of {rate:.1%}, "
-            f"with {plan.code.n} symbols of {layout.units} from {layout.bits} bits; {failure:g} is asked for"
-        )
     return refusal
 
 
-def _fit(measured: Measured, layout: Layout, mode: str, key_bits: int, rate: float, stable: bool) -> Plan | str:
+def _plans(measured: Measured, layout: Layout, mode: str, request: Request, rate: float) -> Iterator[Plan | str]:
+    """Candidate plans for one design rate; a single refusal if there are none."""
     enrol = measured.error_rate.estimate if measured.error_rate is not None else min(_ASSUMED, rate)
     odds = field_log_odds(measured.readings, enrol, rate)
     symbols = debias.symbols(measured.counts, odds, layout, mode)
     classes, levels = debias.quantise(symbols.strength)
     alive = np.flatnonzero(classes)
     pool = layout.units if mode == debias.ERASURE else len(alive)
-    code = code_for(pool, key_bits)
-    if code is None:
-        return f"{pool} symbols are too few for {key_bits} key bits"
-    if mode == debias.ERASURE:
-        units = np.arange(code.n)
-    elif stable:
-        units = np.sort(alive[np.argsort(-classes[alive].astype(np.int64), kind="stable")[: code.n]])
-    else:
-        units = alive[: code.n]
-    single = None
-    if measured.readings == 1 and layout.distance:
-        ones = float(measured.reference.mean())
-        falls, rises = min(0.5, rate / (2.0 * ones)), min(0.5, rate / (2.0 * (1.0 - ones)))
-        single = (1.0 - falls) * (1.0 - rises), falls * rises
-        if mode == debias.CLASSIC:
-            single = 1.0 - rate, rate
-    channel = channel_of(symbols, classes[units], units, single)
-    used = units[classes[units] > 0]
-    if layout.distance:
-        accounting = account_pairs(measured.entropy, fairness(symbols, layout), used, len(used), code.k)
-    else:
-        walk = np.empty(layout.bits, dtype=np.uint8)
-        walk[layout.first_cells()] = classes
-        accounting = account_cells(measured.entropy, measured.reference, walk, layout.first_cells()[used], code.k)
-    return Plan(
-        layout=layout,
-        mode=mode,
-        code=code,
-        units=units,
-        values=np.where(classes[units] > 0, symbols.values[units], 0).astype(np.uint8),
-        classes=classes[units],
-        levels=tuple(levels),
-        rate=rate,
-        failure_log10=failure_log10(code, channel),
-        accounting=accounting,
-    )
+    single = _single(measured, mode, rate) if measured.readings == 1 else None
+    test = fairness(symbols, layout) if layout.distance else None
+    made = False
+    for code in _codes(request, mode, pool):
+        if mode == debias.ERASURE:
+            units = np.arange(code.n)
+        elif request.stable:
+            units = np.sort(alive[np.argsort(-classes[alive].astype(np.int64), kind="stable")[: code.n]])
+        else:
+            units = alive[: code.n]
+        used = units[classes[units] > 0]
+        if test is not None:
+            accounting = account_pairs(measured.entropy, test, used, len(used), code.k)
+        else:
+            accounting = account_cells(measured.entropy, measured.reference, layout, classes, used, code.k)
+            if accounting.residual < request.key_bits and code.k < request.key_bits + _MORE:
+                continue
+        made = True
+        yield Plan(
+            layout=layout,
+            mode=mode,
+            code=code,
+            units=units,
+            values=np.where(classes[units] > 0, symbols.values[units], 0).astype(np.uint8),
+            classes=classes[units],
+            levels=tuple(levels),
+            rate=rate,
+            failure_log10=failure_log10(code, channel_of(symbols, classes, units, single)),
+            accounting=accounting,
+        )
+    if not made:
+        yield f"{pool} symbols are too few for a key of {request.key_bits} bits"
+
+
+def _codes(request: Request, mode: str, pool: int) -> Iterator[Code]:
+    """Codes to try. Pairs: one, which depends on the pool and the key alone. Cells: short ones first, which leak less,
+    with as many message bits as the bias of the cells may cost."""
+    extra = (SLACK,) if mode != debias.NONE else range(SLACK, _MORE + 1, SLACK)
+    sizes = [pool] if mode != debias.NONE else [1 << m for m in range(8, pool.bit_length())]
+    for size in sizes:
+        for more in extra:
+            if request.family == "polar":
+                code: Code | None = polar_code(size, request.key_bits + more)
+            else:
+                code = reed_muller_code(size, request.key_bits + more)
+            if code is not None:
+                yield code
+
+
+def _single(measured: Measured, mode: str, rate: float) -> tuple[float, float]:
+    """With one reading: probability that a symbol is read right, and that it is read wrong, at a bit error rate."""
+    if mode in (debias.NONE, debias.CLASSIC):
+        return 1.0 - rate, rate
+    ones = float(measured.reference.mean())
+    falls, rises = min(0.5, rate / (2.0 * ones)), min(0.5, rate / (2.0 * (1.0 - ones)))
+    return (1.0 - falls) * (1.0 - rises), falls * rises
