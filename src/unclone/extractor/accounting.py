@@ -16,7 +16,7 @@ import numpy as np
 
 from unclone.extractor.entropy import EntropyEstimate, markov, upper_share
 from unclone.extractor.leakage import residual_entropy
-from unclone.extractor.structure import phase_shares
+from unclone.extractor.structure import pair_distances, phase_shares
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Accounting", "Fairness", "account_cells", "account_pairs", "fairness"]
+__all__ = ["Accounting", "Fairness", "account_cells", "account_pairs", "coarse", "fairness"]
 
 _ALPHA: Final = 1e-7
+_DISTANCE_CHARGE: Final = 12.0  # 6 distances, periods to 512
+_REPORT_CHARGE: Final = 18.0  # coarse(): 101 x 101 x 17 values
 _PHASES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -100,24 +102,36 @@ def fairness(symbols: Symbols, layout: Layout) -> Fairness:
     return Fairness(worst <= 1.0, worst, shares, reason)
 
 
-def account_pairs(raw: EntropyEstimate, test: Fairness, used: NDArray[np.int64], alive: int, k: int) -> Accounting:
+def account_pairs(raw: EntropyEstimate, test: Fairness, layout: Layout, used: NDArray[np.int64], k: int) -> Accounting:
     """Accounting of paired cells.
+
+    The raw figure counts ones, in the memory or in its phases: swapping the cells of a pair does not change it, so the
+    report tells nothing about the symbols. A distance other than the usual one was chosen by looking at them, and is
+    charged by the number of choices.
 
     Args:
         raw: estimate on the reference response.
         test: result of ``fairness`` on the whole memory.
-        used: units of the code symbols that are not erased, shape ``(alive,)``.
-        alive: their number.
+        layout: of pairs.
+        used: units of the code symbols that are not erased.
         k: message bits of the code.
     """
-    raw_bits = 2.0 * alive * raw.bound
+    alive = len(used)
+    raw_bits = 2.0 * alive * min(raw.most_common_value, raw.per_phase)
+    usual = layout.distance == pair_distances(layout.bits, 1)[0]
+    charge = 0.0 if usual else _DISTANCE_CHARGE
     if test.fair:
-        return Accounting(raw_bits, float(alive), float(min(k, alive)))
+        return Accounting(raw_bits, float(alive), max(0.0, min(k, alive) - charge))
     shares = test.shares[used]
     guess = np.maximum(shares, 1.0 - shares)
     debiased = float(-np.log2(guess).sum())
     residual = residual_entropy(shares, max(0, alive - k))
-    return Accounting(raw_bits, debiased, min(residual, float(k)), (test.reason,))
+    return Accounting(raw_bits, debiased, max(0.0, min(residual, float(k)) - charge), (test.reason,))
+
+
+def coarse(value: float, step: float) -> float:
+    """``value`` rounded to a multiple of ``step``: what a report may publish about single cells."""
+    return round(value / step) * step
 
 
 def account_cells(
@@ -131,7 +145,8 @@ def account_cells(
     """Accounting of single cells with published weight classes.
 
     Publishing a class is charged by estimating the bias within each class (and within each phase, if the bias is
-    periodic), with its 99 % bound; dependence between neighbours by the Markov estimate.
+    periodic), with its 99 % bound; dependence between neighbours by the Markov estimate. The three figures that the
+    report then publishes about single cells are rounded (``coarse``) and charged by the number of their values.
 
     Args:
         raw: estimate on the reference response.
@@ -152,10 +167,10 @@ def account_cells(
         by_phase = np.maximum(ones_of, 1.0 - ones_of)[np.arange(len(reference)) % raw.period]
         guess = np.maximum(guess, by_phase)
     shares = guess[cells[used]]
-    raw_bits = float(-np.log2(shares).sum())
+    raw_bits = len(used) * (float(-np.log2(shares).mean()) // 0.0625 * 0.0625)
     leaked = max(0, len(used) - k)
     residual = residual_entropy(shares, leaked)
     dependence = markov(reference)
     if dependence < raw.most_common_value - 0.02:
         residual = min(residual, max(0.0, dependence * len(used) - leaked))
-    return Accounting(raw_bits, raw_bits, residual)
+    return Accounting(raw_bits, raw_bits, max(0.0, residual - _REPORT_CHARGE))

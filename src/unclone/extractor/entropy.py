@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from unclone.errors import ParameterError
-from unclone.extractor.structure import Repetition, find_period, find_repetition, phase_shares
+from unclone.extractor.structure import Repetition, find_copy, find_period, find_repetition, phase_shares
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -228,5 +228,5 @@ def estimate_entropy(bits: Bits) -> EntropyEstimate:
         markov=markov(data),
         compression=compression(data) if len(data) >= _BLOCK * (_DICTIONARY + 2) else None,
         per_phase=per_phase(data, period),
-        repetition=find_repetition(data, period),
+        repetition=find_repetition(data, period) or find_copy(data, period),
     )

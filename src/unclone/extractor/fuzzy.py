@@ -17,10 +17,12 @@ import numpy as np
 
 from unclone.errors import EnrollmentError, ParameterError
 from unclone.extractor import debias
+from unclone.extractor.accounting import coarse
 from unclone.extractor.codebook import load_code
 from unclone.extractor.debias import STEP, scores
 from unclone.extractor.helper import Sketch
-from unclone.extractor.plan import Measured, Plan, Request, make_plan, measure_source
+from unclone.extractor.plan import Plan, Request, make_plan
+from unclone.extractor.source import Measured, measure_source
 from unclone.records import EnrollmentReport, HelperData
 
 if TYPE_CHECKING:
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["MAX_READINGS", "Generated", "generate", "reproduce", "reproduce_many"]
 
 MAX_READINGS: Final = 100
-_KEY_BITS: Final = (64, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Generated:
         return f"Generated(helper={self.helper.scheme!r}, secret=<secret>)"
 
 
-def _readings(readings: NDArray[Any]) -> Bits:
+def checked_readings(readings: NDArray[Any]) -> Bits:
     data = np.asarray(readings)
     if data.ndim == 1:
         data = data[None]
@@ -59,7 +60,7 @@ def _readings(readings: NDArray[Any]) -> Bits:
     return data
 
 
-def _count(data: Bits) -> NDArray[np.int64]:
+def count_ones(data: Bits) -> NDArray[np.int64]:
     counts: NDArray[np.int64] = data.sum(axis=0, dtype=np.int64)
     return counts
 
@@ -102,44 +103,31 @@ def generate(
         EnrollmentError: this memory cannot carry the key; the message says why, with the figure.
         ParameterError: an argument is out of range.
     """
-    data = _readings(readings)
-    request = _request(key_bits, failure, error_rate, debias, code, selection, len(data) > 1 or reliability is not None)
-    if data.shape[1] < 64:
-        raise EnrollmentError(f"{data.shape[1]} bits cannot carry a key of {key_bits} bits")
-    counts, behind = _count(data), len(data)
-    if reliability is not None:
-        counts, behind = _with_reliability(data, reliability, reliability_readings)
-    else:
-        _check_consistency(data)
-    measured = measure_source(counts, behind)
-    plan = make_plan(measured, request)
-    return _seal(plan, measured, len(data), key_bits, rng)
-
-
-def _request(
-    key_bits: int, failure: float, error_rate: float | None, mode: str, family: str, selection: str, several: bool
-) -> Request:
-    if not _KEY_BITS[0] <= key_bits <= _KEY_BITS[1]:
-        raise ParameterError(f"key_bits is {_KEY_BITS[0]} to {_KEY_BITS[1]}, not {key_bits}")
-    if not 1e-15 <= failure <= 0.1:
-        raise ParameterError(f"failure is 1e-15 to 0.1, not {failure}")
-    if error_rate is not None and not 0.001 <= error_rate <= 0.4:
-        raise ParameterError(f"error_rate is 0.001 to 0.4, not {error_rate}")
-    if mode not in ("auto", *debias.MODES):
-        raise ParameterError(f"debias is auto, {', '.join(debias.MODES)}, not {mode!r}")
+    data = checked_readings(readings)
     if selection not in ("auto", "stable", "first"):
         raise ParameterError(f"selection is auto, stable or first, not {selection!r}")
-    if family not in ("polar", "repetition"):
-        raise ParameterError(f"code is polar or repetition, not {family!r}")
-    stable = selection == "stable" or (selection == "auto" and several)
-    return Request(key_bits, failure, error_rate, mode, stable, family)
+    stable = selection == "stable" or (selection == "auto" and (len(data) > 1 or reliability is not None))
+    request = Request(key_bits, failure, error_rate, debias, stable, code)
+    if data.shape[1] < 64:
+        raise EnrollmentError(f"{data.shape[1]} bits cannot carry a key of {key_bits} bits")
+    measured = measure_readings(data, reliability, reliability_readings)
+    plan = make_plan(measured, request)
+    return seal_plan(plan, measured, len(data), key_bits, rng)
+
+
+def measure_readings(data: Bits, reliability: NDArray[Any] | None = None, behind: int = 15) -> Measured:
+    """Counts, estimates and checks; arguments as for ``generate``."""
+    if reliability is not None:
+        return measure_source(*_with_reliability(data, reliability, behind))
+    _check_consistency(data)
+    return measure_source(count_ones(data), len(data))
 
 
 def _check_consistency(data: Bits) -> None:
     """Refuse a reading that is far from the others: old data in the first one, a bad capture, another device."""
     if len(data) < 3:
         return
-    middle = 2 * _count(data) > len(data)
+    middle = 2 * count_ones(data) > len(data)
     far = (data != middle).mean(axis=1)
     usual = float(np.median(far))
     worst = int(np.argmax(far))
@@ -157,27 +145,32 @@ def _with_reliability(data: Bits, reliability: NDArray[Any], behind: int) -> tup
     if not 1 <= behind <= MAX_READINGS:
         raise ParameterError(f"reliability_readings is 1 to {MAX_READINGS}, not {behind}")
     agree = np.rint(share * behind).astype(np.int64)
-    return np.where(2 * _count(data) > len(data), agree, behind - agree), behind
+    return np.where(2 * count_ones(data) > len(data), agree, behind - agree), behind
 
 
-def _seal(plan: Plan, measured: Measured, readings: int, key_bits: int, rng: Any) -> Generated:
+def seal_plan(plan: Plan, measured: Measured, readings: int, key_bits: int, rng: Any) -> Generated:
     message = _message(plan.code.k, rng)
     sketch = _sketch(plan, message)
     rate = measured.error_rate
+    ones, error = float(measured.reference.mean()), rate.estimate if rate is not None else plan.rate
+    if plan.mode == debias.NONE:
+        ones, error = coarse(ones, 0.01), coarse(error, 0.005)
     notes = [f"{plan.mode} debiasing, designed for a bit error rate of {plan.rate:.1%}"]
     if rate is None:
         notes.append("one reading: the bit error rate was not measured")
+    if plan.accounting.notes:
+        notes.append("a test found the symbols unfair; what it found is charged")
     report = EnrollmentReport(
         readings=readings,
         response_bits=plan.layout.bits,
-        ones_ppm=round(float(measured.reference.mean()) * 1e6),
-        error_rate_ppm=round((rate.estimate if rate is not None else plan.rate) * 1e6),
+        ones_ppm=round(ones * 1e6),
+        error_rate_ppm=round(error * 1e6),
         raw_entropy_millibits=int(plan.accounting.raw * 1000),
         debiased_entropy_millibits=int(plan.accounting.debiased * 1000),
         residual_entropy_millibits=int(plan.accounting.residual * 1000),
         key_bits=key_bits,
         failure_log10_milli=round(plan.failure_log10 * 1000),
-        notes=(*notes, *plan.accounting.notes),
+        notes=tuple(notes),
     )
     return Generated(sketch.pack(), np.packbits(message).tobytes(), report)
 
@@ -198,7 +191,7 @@ def _sketch(plan: Plan, message: Bits) -> Sketch:
     return Sketch(plan.layout, plan.mode, plan.code.spec(), plan.levels, plan.classes, offset, retained)
 
 
-def _parse(helper: HelperData) -> Sketch:
+def parse_helper(helper: HelperData) -> Sketch:
     return Sketch.parse(helper, lambda spec: load_code(spec).n)
 
 
@@ -207,7 +200,7 @@ def _likelihoods(data: Bits, sketch: Sketch) -> NDArray[np.float32]:
     if data.shape[1] != sketch.layout.bits:
         return np.zeros(len(sketch.offset), dtype=np.float32)
     first = sketch.first_cells()
-    said = scores(_count(data), len(data), first, sketch.layout.distance, sketch.debias)
+    said = scores(count_ones(data), len(data), first, sketch.layout.distance, sketch.debias)
     weight = np.array(sketch.levels, dtype=np.float64)[sketch.classes] / STEP
     return (said * weight * (2.0 * sketch.offset - 1.0)).astype(np.float32)
 
@@ -234,11 +227,11 @@ def reproduce_many(readings: Sequence[NDArray[np.uint8]], helpers: Sequence[Help
         raise ParameterError(f"{len(readings)} sets of readings for {len(helpers)} records")
     groups: dict[int, tuple[Any, list[int], list[NDArray[np.float32]]]] = {}
     for index, (one, helper) in enumerate(zip(readings, helpers, strict=True)):
-        sketch = _parse(helper)
+        sketch = parse_helper(helper)
         code = load_code(sketch.code)
         _, members, rows = groups.setdefault(id(code), (code, [], []))
         members.append(index)
-        rows.append(_likelihoods(_readings(one), sketch))
+        rows.append(_likelihoods(checked_readings(one), sketch))
     out: list[list[bytes]] = [[] for _ in helpers]
     for code, members, rows in groups.values():
         packed = np.packbits(code.decode(np.stack(rows)), axis=-1)

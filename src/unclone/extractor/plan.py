@@ -9,75 +9,32 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from unclone.errors import EnrollmentError
+from unclone.errors import EnrollmentError, ParameterError
 from unclone.extractor import debias
-from unclone.extractor.accounting import Accounting, account_cells, account_pairs, fairness
+from unclone.extractor.accounting import Accounting, Fairness, account_cells, account_pairs, fairness
 from unclone.extractor.codebook import SLACK, Channel, failure_log10, polar_code, reed_muller_code
-from unclone.extractor.entropy import EntropyEstimate, estimate_entropy
 from unclone.extractor.layout import Layout
-from unclone.extractor.soft import ErrorRate, estimate_error_rate, field_log_odds
+from unclone.extractor.soft import field_log_odds
+from unclone.extractor.source import HIGHEST_RATE
 from unclone.extractor.structure import pair_distances
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from unclone.extractor.codes import Code
+    from unclone.extractor.helper import Sketch
+    from unclone.extractor.source import Measured
 
     Bits = NDArray[np.uint8]
-    Counts = NDArray[np.int64]
 
-__all__ = ["Measured", "Plan", "Request", "channel_of", "make_plan", "measure_source"]
+__all__ = ["Plan", "Request", "channel_of", "make_plan", "plan_again"]
 
 DEFAULT_RATE: Final = 0.15
 LADDER: Final = (0.25, 0.20, 0.15, 0.12, 0.10, 0.08, 0.06, 0.05, 0.04, 0.03, 0.02)
 _ASSUMED: Final = 0.06
-_LIMIT: Final = 0.40
 _MORE: Final = 96
+_KEY_BITS: Final = (64, 512)
 _UNFAIR: Final = "symbols are no fair coins"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What the enrolment readings show.
-
-    Attributes:
-        counts: ones per cell, shape ``(bits,)``.
-        readings: number N of readings behind ``counts``.
-        reference: majority of the readings (ties: 0), shape ``(bits,)``.
-        error_rate: between single readings; ``None`` for one reading.
-        entropy: estimates on ``reference``.
-    """
-
-    counts: Counts
-    readings: int
-    reference: Bits
-    error_rate: ErrorRate | None
-    entropy: EntropyEstimate
-
-
-def measure_source(counts: Counts, readings: int) -> Measured:
-    """Estimate and check a source.
-
-    Raises:
-        EnrollmentError: constant memory, cells that repeat others, or noise that leaves nothing.
-    """
-    reference = (2 * counts > readings).astype(np.uint8)
-    ones = float(reference.mean())
-    if min(ones, 1.0 - ones) < 0.01:
-        raise EnrollmentError(f"the memory is constant: the share of ones is {ones:.4f}")
-    rate = estimate_error_rate(counts, readings) if readings > 1 else None
-    if rate is not None and rate.estimate > _LIMIT:
-        raise EnrollmentError(
-            f"two readings differ in {rate.estimate:.1%} of the bits: this is not one and the same device"
-        )
-    entropy = estimate_entropy(reference)
-    if entropy.repetition is not None:
-        copy = entropy.repetition
-        raise EnrollmentError(
-            f"the memory repeats itself: cells {copy.lag} bits apart correlate by {copy.share:.2f} "
-            f"({abs(copy.score):.0f} deviations); read only the part that is not a copy"
-        )
-    return Measured(counts, readings, reference, rate, entropy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +115,20 @@ class Request:
     failure: float
     error_rate: float | None
     mode: str
-    stable: bool
-    family: str
+    stable: bool = False
+    family: str = "polar"
+
+    def __post_init__(self) -> None:
+        if not _KEY_BITS[0] <= self.key_bits <= _KEY_BITS[1]:
+            raise ParameterError(f"key_bits is {_KEY_BITS[0]} to {_KEY_BITS[1]}, not {self.key_bits}")
+        if not 1e-15 <= self.failure <= 0.1:
+            raise ParameterError(f"failure is 1e-15 to 0.1, not {self.failure}")
+        if self.error_rate is not None and not 0.001 <= self.error_rate <= HIGHEST_RATE:
+            raise ParameterError(f"error_rate is 0.001 to {HIGHEST_RATE}, not {self.error_rate}")
+        if self.mode not in ("auto", *debias.MODES):
+            raise ParameterError(f"debias is auto, {', '.join(debias.MODES)}, not {self.mode!r}")
+        if self.family not in ("polar", "repetition"):
+            raise ParameterError(f"code is polar or repetition, not {self.family!r}")
 
 
 def make_plan(measured: Measured, request: Request) -> Plan:
@@ -189,32 +158,81 @@ def _try(measured: Measured, layout: Layout, mode: str, request: Request, rates:
         for plan in _plans(measured, layout, mode, request, rate):
             if isinstance(plan, str):
                 return plan
-            if plan.accounting.residual < request.key_bits:
-                figures = plan.accounting
-                return (
-                    "".join(f"{_UNFAIR}: {note}; " for note in figures.notes)
-                    + f"residual min-entropy {figures.residual:.1f} of {request.key_bits} bits "
-                    f"({figures.raw:.0f} raw, {figures.debiased:.0f} in {plan.code.n} symbols)"
-                )
-            if plan.failure_log10 <= log10(request.failure):
+            refusal = _shortfall(plan, request)
+            if not refusal:
                 return plan
-            refusal = (
-                f"predicted failure 1e{plan.failure_log10:.1f} at a bit error rate of {rate:.1%}, with "
-                f"{plan.code.n} symbols out of {layout.units} from {layout.bits} bits; {request.failure:g} is asked for"
-            )
     return refusal
+
+
+def _shortfall(plan: Plan, request: Request) -> str:
+    """Why a plan does not do, with the figures; empty if it does."""
+    figures = plan.accounting
+    if figures.residual < request.key_bits:
+        return (
+            "".join(f"{_UNFAIR}: {note}; " for note in figures.notes)
+            + f"residual min-entropy {figures.residual:.1f} of {request.key_bits} bits "
+            f"({figures.raw:.0f} raw, {figures.debiased:.0f} in {plan.code.n} symbols)"
+        )
+    if plan.failure_log10 > log10(request.failure):
+        return (
+            f"predicted failure 1e{plan.failure_log10:.1f} at a bit error rate of {plan.rate:.1%}, with {plan.code.n} "
+            f"symbols out of {plan.layout.units} from {plan.layout.bits} bits; {request.failure:g} is asked for"
+        )
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Material:
+    """What a memory offers under one layout, debiasing and design rate."""
+
+    measured: Measured
+    layout: Layout
+    mode: str
+    rate: float
+    symbols: debias.Symbols
+    classes: Bits
+    levels: tuple[int, ...]
+    test: Fairness | None
+
+    @classmethod
+    def take(cls, measured: Measured, layout: Layout, mode: str, rate: float) -> _Material:
+        enrol = measured.error_rate.estimate if measured.error_rate is not None else min(_ASSUMED, rate)
+        odds = field_log_odds(measured.readings, enrol, rate)
+        symbols = debias.symbols(measured.counts, odds, layout, mode)
+        classes, levels = debias.quantise(symbols.strength)
+        test = fairness(symbols, layout) if layout.distance else None
+        return cls(measured, layout, mode, rate, symbols, classes, tuple(levels), test)
+
+    def account(self, units: NDArray[np.int64], k: int) -> Accounting:
+        used = units[self.classes[units] > 0]
+        if self.test is not None:
+            return account_pairs(self.measured.entropy, self.test, self.layout, used, k)
+        source = self.measured
+        return account_cells(source.entropy, source.reference, self.layout, self.classes, used, k)
+
+    def plan(self, units: NDArray[np.int64], code: Code, accounting: Accounting) -> Plan:
+        single = _single(self.measured, self.mode, self.rate) if self.measured.readings == 1 else None
+        classes = self.classes[units]
+        return Plan(
+            layout=self.layout,
+            mode=self.mode,
+            code=code,
+            units=units,
+            values=np.where(classes > 0, self.symbols.values[units], 0).astype(np.uint8),
+            classes=classes,
+            levels=self.levels,
+            rate=self.rate,
+            failure_log10=failure_log10(code, channel_of(self.symbols, self.classes, units, single)),
+            accounting=accounting,
+        )
 
 
 def _plans(measured: Measured, layout: Layout, mode: str, request: Request, rate: float) -> Iterator[Plan | str]:
     """Candidate plans for one design rate; a single refusal if there are none."""
-    enrol = measured.error_rate.estimate if measured.error_rate is not None else min(_ASSUMED, rate)
-    odds = field_log_odds(measured.readings, enrol, rate)
-    symbols = debias.symbols(measured.counts, odds, layout, mode)
-    classes, levels = debias.quantise(symbols.strength)
+    material = _Material.take(measured, layout, mode, rate)
+    classes = material.classes
     alive = np.flatnonzero(classes)
     pool = layout.units if mode == debias.ERASURE else len(alive)
-    single = _single(measured, mode, rate) if measured.readings == 1 else None
-    test = fairness(symbols, layout) if layout.distance else None
     made = False
     for code in _codes(request, mode, pool):
         if mode == debias.ERASURE:
@@ -223,28 +241,30 @@ def _plans(measured: Measured, layout: Layout, mode: str, request: Request, rate
             units = np.sort(alive[np.argsort(-classes[alive].astype(np.int64), kind="stable")[: code.n]])
         else:
             units = alive[: code.n]
-        used = units[classes[units] > 0]
-        if test is not None:
-            accounting = account_pairs(measured.entropy, test, used, len(used), code.k)
-        else:
-            accounting = account_cells(measured.entropy, measured.reference, layout, classes, used, code.k)
-            if accounting.residual < request.key_bits and code.k < request.key_bits + _MORE:
-                continue
+        accounting = material.account(units, code.k)
+        if mode == debias.NONE and accounting.residual < request.key_bits and code.k < request.key_bits + _MORE:
+            continue
         made = True
-        yield Plan(
-            layout=layout,
-            mode=mode,
-            code=code,
-            units=units,
-            values=np.where(classes[units] > 0, symbols.values[units], 0).astype(np.uint8),
-            classes=classes[units],
-            levels=tuple(levels),
-            rate=rate,
-            failure_log10=failure_log10(code, channel_of(symbols, classes, units, single)),
-            accounting=accounting,
-        )
+        yield material.plan(units, code, accounting)
     if not made:
         yield f"{pool} symbols are too few for a key of {request.key_bits} bits"
+
+
+def plan_again(measured: Measured, request: Request, sketch: Sketch, code: Code) -> Plan:
+    """A plan on the units, the layout and the code of existing helper data.
+
+    Raises:
+        EnrollmentError: the memory no longer carries the key; the message holds the figures.
+    """
+    refusal = ""
+    units = np.arange(code.n) if sketch.retained is None else np.flatnonzero(sketch.retained)
+    for rate in _rates(measured, request.error_rate):
+        material = _Material.take(measured, sketch.layout, sketch.debias, rate)
+        plan = material.plan(units, code, material.account(units, code.k))
+        refusal = _shortfall(plan, request)
+        if not refusal:
+            return plan
+    raise EnrollmentError(f"this memory cannot carry the key any more; {refusal}")
 
 
 def _codes(request: Request, mode: str, pool: int) -> Iterator[Code]:

