@@ -86,19 +86,27 @@ def _reed_muller_log10(m: int, repeat: int, blocks: int, z: float) -> float:
 def polar_code(symbols: int, message_bits: int) -> PolarCode | None:
     """The longest polar code for a number of symbols; ``None`` if there is none.
 
+    All symbols are used, up to 8192, when they fill at least 5/8 of the next power of two (the code is punctured);
+    otherwise the power of two below them.
+
     Args:
         symbols: available.
         message_bits: at most 528, and at most half the length.
     """
-    m = min(symbols.bit_length() - 1, _LARGEST)
-    if m < _SMALLEST or 2 * message_bits > 1 << m:
+    symbols = min(symbols, 1 << _LARGEST)
+    m = max(symbols - 1, 1).bit_length()
+    if 8 * symbols < 5 << m:
+        m -= 1
+    n = min(symbols, 1 << m)
+    if m < _SMALLEST or 2 * message_bits > n:
         return None
     order = np.frombuffer(base64.b64decode(SEQUENCE[m]), dtype=">u2").astype(np.int64)
+    order = order[order >= (1 << m) - n]
     if message_bits > len(order):
         return None
     info = np.zeros(1 << m, dtype=np.bool_)
     info[order[:message_bits]] = True
-    return PolarCode(info, 1 << m, LIST_SIZE)
+    return PolarCode(info, n, LIST_SIZE)
 
 
 @lru_cache(maxsize=64)

@@ -149,7 +149,10 @@ def make_plan(measured: Measured, request: Request) -> Plan:
             refusals.append(f"{mode}: {outcome}")
             if not outcome.startswith(_UNFAIR):
                 break
-    raise EnrollmentError("this memory cannot carry the key; " + "; ".join(dict.fromkeys(refusals)))
+    advice = (
+        "" if measured.error_rate is not None else "; more readings would show a lower bit error rate to design for"
+    )
+    raise EnrollmentError("this memory cannot carry the key; " + "; ".join(dict.fromkeys(refusals)) + advice)
 
 
 def _try(measured: Measured, layout: Layout, mode: str, request: Request, rates: list[float]) -> Plan | str:
