@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .transform import polar_transform
 
-__all__ = ["ListDecoder"]
+__all__ = ["ListDecoder", "Run"]
 
 _F = NDArray[np.float32]
 _I = NDArray[np.intp]
@@ -93,7 +93,7 @@ class ListDecoder:
         for start in range(0, words, chunk):
             part = slice(start, min(words, start + chunk))
             alpha = np.ascontiguousarray(llr[part].T, dtype=np.float32)[:, None, :]
-            run = _Run(self._list, alpha.shape[2])
+            run = Run(self._list, alpha.shape[2])
             beta, _ = run.visit(self._root, alpha)
             order = np.argsort(run.penalty, axis=0, kind="stable")
             penalties[part] = np.take_along_axis(run.penalty, order, axis=0).T
@@ -101,8 +101,27 @@ class ListDecoder:
             out[part] = np.take_along_axis(bits, order[None], axis=1).transpose(2, 1, 0)
         return out, penalties
 
+    def margins(self, llr: _F) -> _F:
+        """How narrowly the all-zero word stays in the list.
 
-class _Run:
+        Args:
+            llr: as in :meth:`decode`.
+
+        Returns:
+            ``float32``, shape ``(words,)``: over all prunings, the least penalty by which the best path thrown away was
+            worse than the all-zero path; -1 where the all-zero path itself was thrown away. Infinite where nothing is.
+        """
+        out = np.empty(llr.shape[0], dtype=np.float32)
+        chunk = max(1, _CHUNK_ELEMENTS // (self._size * self._list))
+        for start in range(0, llr.shape[0], chunk):
+            alpha = np.ascontiguousarray(llr[start : start + chunk].T, dtype=np.float32)[:, None, :]
+            run = _Watch(self._list, alpha.shape[2])
+            run.visit(self._root, alpha)
+            out[start : start + chunk] = np.where(run.where < 0, np.float32(-1), run.margin)
+        return out
+
+
+class Run:
     """The decoding of one chunk of words: the penalties of all paths, shape ``(paths, words)``."""
 
     def __init__(self, list_size: int, words: int) -> None:
@@ -149,6 +168,11 @@ class _Run:
         """Charge every path for the positions in which it is frozen to 0 against the evidence."""
         self.penalty = self.penalty - np.minimum(alpha, 0).sum(axis=0)
 
+    def select(self, metric: _F) -> _I:
+        """The candidates to keep, ``(limit, words)``; ``metric`` has shape ``(candidates, words)``."""
+        rows = np.ascontiguousarray(metric.T)
+        return np.argpartition(rows, self.limit - 1, axis=1)[:, : self.limit].T
+
     def _leaf(self, signs: _F, alpha: _F) -> tuple[_F, _I | None]:
         size, paths, words = alpha.shape
         count = signs.shape[1]
@@ -163,12 +187,30 @@ class _Run:
             self.penalty = metric
             chosen = np.repeat(np.arange(count * paths, dtype=np.intp)[:, None], words, axis=1)
         else:
-            rows = np.ascontiguousarray(metric.T)
-            chosen = np.argpartition(rows, self.limit - 1, axis=1)[:, : self.limit].T
+            chosen = self.select(metric)
             self.penalty = metric[chosen, self.column]
         word, path = np.divmod(chosen, paths)
         beta = signs.take(word.reshape(-1), axis=1).reshape(size, -1, words)
         return beta, path * self.words + self.column
+
+
+class _Watch(Run):
+    """A run that knows that the all-zero word was sent, for the estimation of rare failures."""
+
+    def __init__(self, list_size: int, words: int) -> None:
+        super().__init__(list_size, words)
+        self.where: _I = np.zeros(words, dtype=np.intp)  # place of the all-zero path, -1 when lost
+        self.margin: _F = np.full(words, np.inf, dtype=np.float32)
+
+    def select(self, metric: _F) -> _I:
+        # The all-zero continuation is candidate 0 of its leaf, so its index is that of its path.
+        order = np.argpartition(np.ascontiguousarray(metric.T), self.limit, axis=1).T
+        chosen = order[: self.limit]
+        spare = metric[order[self.limit], self.column] - metric[self.where, self.column]
+        self.margin = np.minimum(self.margin, spare)
+        same = chosen == self.where
+        self.where = np.where(same.any(axis=0) & (self.where >= 0), same.argmax(axis=0), -1)
+        return chosen
 
 
 def _check(a: _F, b: _F) -> _F:

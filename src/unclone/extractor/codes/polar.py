@@ -115,11 +115,23 @@ class PolarCode:
         The number of candidates is the list size, or ``2**k`` where that is smaller. A word's candidates do not
         depend on the other words. The scale of ``llr`` does not matter.
         """
+        words, _ = self._decoder.decode(self._mother(llr))
+        return np.ascontiguousarray(polar_transform(words)[..., self._positions])
+
+    def margins(self, llr: ArrayLike) -> NDArray[np.float32]:
+        """How narrowly the all-zero word, taken as sent, stays among the candidates; shape ``(words,)``.
+
+        The least amount by which any path thrown away was worse, in units of the word's largest magnitude; negative
+        where the all-zero word is not among the candidates of :meth:`decode`. For the estimation of rare failures.
+        """
+        return self._decoder.margins(self._mother(llr))
+
+    def _mother(self, llr: ArrayLike) -> NDArray[np.float32]:
+        """The mother code's symbols, ``float32`` of shape ``(words, 2**m)``, the largest received of magnitude 1."""
         values = as_llr(llr, self.n)
         # Only ratios matter to the min-sum rule; a common scale keeps sums of any input inside float32.
         peak = np.abs(values).max(axis=1, keepdims=True, initial=0)
-        values = values / np.where(peak > 0, peak, np.float32(1))
-        full = np.full((values.shape[0], self._info.size), 0 if self._drop == "first" else _KNOWN, dtype=np.float32)
-        full[:, self._kept] = values
-        words, _ = self._decoder.decode(full)
-        return np.ascontiguousarray(polar_transform(words)[..., self._positions])
+        known = 0.0 if self._drop == "first" else _KNOWN
+        full = np.full((values.shape[0], self._info.size), known, dtype=np.float32)
+        full[:, self._kept] = values / np.where(peak > 0, peak, np.float32(1))
+        return full
