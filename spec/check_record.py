@@ -1,0 +1,146 @@
+"""Second reader of device records: plain Python from device-record.md alone.
+
+    python spec/check_record.py RECORD --secret HEX [--secret HEX ...]
+
+takes the fuzzy extractor's candidate secrets and prints as JSON the device key they give and the checks that it passed.
+Exit codes as in the specification: 2 malformed, 3 altered, or none of the candidates is right. Shares no code with the
+package. For test records: it prints a secret.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import canonical_json
+import hpke_base
+
+LIMIT = 4 * 2**20
+SUITE = "hpke-x25519-sha256-aes256gcm"
+MEMBERS = {
+    "format", "version", "name", "root", "source", "suite", "public_key", "helper", "sealed_key", "report", "digest",
+}  # fmt: skip
+FIGURES = {
+    "readings", "response_bits", "ones_ppm", "error_rate_ppm", "raw_entropy_millibits", "debiased_entropy_millibits",
+    "residual_entropy_millibits", "key_bits", "failure_log10_milli",
+}  # fmt: skip
+EXIT_CODES = {"RecordError": 2, "RecordAlteredError": 3, "ReconstructionError": 3}
+
+
+class Finding(Exception):
+    """What the specification calls the error."""
+
+    def __init__(self, error: str, message: str) -> None:
+        super().__init__(message)
+        self.error = error
+        self.exit_code = EXIT_CODES[error]
+
+
+def need(condition: object, message: str, error: str = "RecordError") -> None:
+    if not condition:
+        raise Finding(error, message)
+
+
+def _base64(value: Any, length: int) -> bytes:
+    need(isinstance(value, str) and value.isascii(), "not base64")
+    try:
+        data = base64.b64decode(value, validate=True)
+    except ValueError:
+        raise Finding("RecordError", "not base64") from None
+    need(base64.b64encode(data).decode() == value and len(data) == length, "base64 of another spelling or length")
+    return data
+
+
+def canonical_without(record: dict[str, Any], *names: str) -> bytes:
+    return canonical_json.encode({k: v for k, v in record.items() if k not in names}).encode("ascii")
+
+
+def parse(data: bytes) -> dict[str, Any]:
+    """A record that is well formed and matches its digest; raises Finding."""
+    need(len(data) <= LIMIT, "longer than 4 MiB")
+    try:
+        record = canonical_json.parse(data)
+    except canonical_json.NotCanonical as problem:
+        raise Finding("RecordError", str(problem)) from None
+    need(isinstance(record, dict) and record.get("format") == "unclone-device", "not a device record")
+    need(type(record.get("version")) is int and record["version"] == 1, "another version")
+    need(set(record) == MEMBERS, "missing or unknown members")
+    for name in ("name", "root", "source", "suite", "digest"):
+        need(isinstance(record[name], str), f"{name} is a string")
+    need(len(record["name"]) <= 256, "name of more than 256 characters")
+    need(record["suite"] == SUITE, "unknown suite")
+    _base64(record["public_key"], 32)
+    _base64(record["sealed_key"], 48)
+    helper, report = record["helper"], record["report"]
+    need(isinstance(helper, dict) and set(helper) == {"scheme", "fields"}, "helper")
+    need(isinstance(helper["scheme"], str) and isinstance(helper["fields"], dict), "helper")
+    need(isinstance(report, dict) and set(report) == FIGURES | {"notes"}, "report")
+    need(all(type(report[name]) is int for name in FIGURES), "every figure is an integer")
+    need(isinstance(report["notes"], list) and all(isinstance(note, str) for note in report["notes"]), "notes")
+    digest = record["digest"]
+    need(len(digest) == 64 and all(c in "0123456789abcdef" for c in digest), "digest is hex of 32 bytes")
+    expected = hashlib.sha256(canonical_without(record, "digest")).hexdigest()
+    need(digest == expected, "the digest does not match", "RecordAlteredError")
+    return record
+
+
+def open_key(record: dict[str, Any], candidates: list[bytes]) -> bytes:
+    """The device key that one of the candidate secrets unseals (section 5)."""
+    salt = hashlib.sha256(canonical_without(record, "sealed_key", "digest")).digest()
+    sealed = _base64(record["sealed_key"], 48)
+    found = []
+    for candidate in candidates:
+        prk = hpke_base.hkdf_extract(salt, candidate)
+        wrapping = hpke_base.hkdf_expand(prk, b"unclone v1 record seal", 32)
+        try:
+            key = AESGCM(wrapping).decrypt(bytes(12), sealed, None)
+        except InvalidTag:
+            continue
+        seed = hpke_base.hkdf_expand(hpke_base.hkdf_extract(b"", key), b"unclone v1 device x25519", 32)
+        if hpke_base.public_key(seed) == _base64(record["public_key"], 32):
+            found.append(key)
+    need(found, "no candidate gives the key", "ReconstructionError")
+    return found[0]
+
+
+def check(data: bytes, candidates: list[bytes]) -> dict[str, Any]:
+    record = parse(data)
+    key = open_key(record, candidates)
+    return {
+        "name": record["name"],
+        "scheme": record["helper"]["scheme"],
+        "digest": record["digest"],
+        "device_key": key.hex(),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="verify a device record and unseal its key with a candidate secret")
+    parser.add_argument("record", type=Path)
+    parser.add_argument("--secret", action="append", required=True, type=bytes.fromhex, metavar="HEX")
+    options = parser.parse_args(arguments)
+    try:
+        with options.record.open("rb") as stream:
+            found = check(stream.read(LIMIT + 1), options.secret)
+    except OSError as problem:
+        print(json.dumps({"error": "RecordError", "message": str(problem.strerror)}))
+        return 2
+    except Finding as finding:
+        print(json.dumps({"error": finding.error, "message": str(finding)}))
+        return finding.exit_code
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
