@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from math import log, log10, sqrt
+from math import log, log2, log10, sqrt
 from typing import Any, Final
 
 import numpy as np
@@ -65,12 +65,21 @@ def failure_log10(code: Code, channel: Channel) -> float:
     spec = code.spec()
     info = np.unpackbits(np.frombuffer(bytes.fromhex(str(spec["info"])), dtype=np.uint8))[: 1 << int(spec["m"])]
     wanted = info.astype(np.bool_)
+    if code.n * _capacity(channel) < code.k:
+        return 0.0
     useful = [(weight, error) for weight, error in channel if weight > 0.0]
     errors, weights = np.array([e for _, e in useful]), np.array([w for w, _ in useful])
     with np.errstate(divide="ignore"):
         rates = bit_error_rates(int(spec["m"]), code.n, str(spec["drop"]), errors, weights / weights.sum(), wanted)
     total = float(rates[wanted].sum())
     return min(0.0, log10(total)) if total > 0.0 else _LEAST_LOG10
+
+
+def _capacity(channel: Channel) -> float:
+    """Bits per symbol."""
+    inside = [(weight, error) for weight, error in channel if 0.0 < error < 0.5]
+    sure = sum(weight for weight, error in channel if error <= 0.0)
+    return sure + sum(w * (1.0 + e * log2(e) + (1.0 - e) * log2(1.0 - e)) for w, e in inside)
 
 
 def _reed_muller_log10(m: int, repeat: int, blocks: int, z: float) -> float:

@@ -15,7 +15,7 @@ Three bounds, from coarse to fine:
 
 from __future__ import annotations
 
-from math import comb, log2
+from math import log2
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -65,11 +65,13 @@ def set_bound(share: float, n: int, leaked: int) -> float:
     logs: list[float] = []
     if p == 1.0:
         return 0.0
+    words = 1
     for weight in range(n + 1):
-        size = min(comb(n, weight), left)
+        size = min(words, left)
         if size == 0:
             break
         left -= size
+        words = words * (n - weight) // (weight + 1)
         logs.append(_log2(size) + (n - weight) * log2(p) + weight * log2(1.0 - p))
     peak = max(logs)
     return max(0.0, -(peak + log2(sum(2.0 ** (value - peak) for value in logs))))

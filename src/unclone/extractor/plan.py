@@ -213,9 +213,12 @@ class _Material:
         source = self.measured
         return account_cells(source.entropy, source.reference, self.layout, self.classes, used, k)
 
-    def plan(self, units: NDArray[np.int64], code: Code, accounting: Accounting) -> Plan:
+    def plan(self, units: NDArray[np.int64], code: Code, accounting: Accounting, key_bits: int) -> Plan:
         single = _single(self.measured, self.mode, self.rate) if self.measured.readings == 1 else None
         classes = self.classes[units]
+        failure = 0.0  # not worth working out where the entropy does not suffice
+        if accounting.residual >= key_bits:
+            failure = failure_log10(code, channel_of(self.symbols, self.classes, units, single))
         return Plan(
             layout=self.layout,
             mode=self.mode,
@@ -225,7 +228,7 @@ class _Material:
             classes=classes,
             levels=self.levels,
             rate=self.rate,
-            failure_log10=failure_log10(code, channel_of(self.symbols, self.classes, units, single)),
+            failure_log10=failure,
             accounting=accounting,
         )
 
@@ -248,7 +251,7 @@ def _plans(measured: Measured, layout: Layout, mode: str, request: Request, rate
         if mode == debias.NONE and accounting.residual < request.key_bits and code.k < request.key_bits + _MORE:
             continue
         made = True
-        yield material.plan(units, code, accounting)
+        yield material.plan(units, code, accounting, request.key_bits)
     if not made:
         yield f"{pool} symbols are too few for a key of {request.key_bits} bits"
 
@@ -263,7 +266,7 @@ def plan_again(measured: Measured, request: Request, sketch: Sketch, code: Code)
     units = np.arange(code.n) if sketch.retained is None else np.flatnonzero(sketch.retained)
     for rate in _rates(measured, request.error_rate):
         material = _Material.take(measured, sketch.layout, sketch.debias, rate)
-        plan = material.plan(units, code, material.account(units, code.k))
+        plan = material.plan(units, code, material.account(units, code.k), request.key_bits)
         refusal = _shortfall(plan, request)
         if not refusal:
             return plan
