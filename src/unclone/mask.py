@@ -38,7 +38,7 @@ def chunk_length(chunk: int, pattern: bytes) -> int:
 
 def tile(pattern: bytes, nbytes: int) -> Buffer:
     """``pattern`` repeated over ``nbytes`` bytes."""
-    return np.resize(np.frombuffer(pattern, dtype=np.uint8), nbytes)
+    return np.tile(np.frombuffer(pattern, dtype=np.uint8), -(-nbytes // len(pattern)))[:nbytes]
 
 
 class ChunkCipher:

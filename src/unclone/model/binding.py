@@ -165,7 +165,8 @@ class _Writer:
         self._keys = keys
         self._reader = reader
         self._cipher = ChunkCipher(keys, header.cipher)
-        self._tiles = {tensor.pattern: tile_of(tensor, header.chunk) for tensor in header.tensors}
+        distinct = {tensor.pattern: tensor for tensor in header.tensors}
+        self._tiles = {pattern: tile_of(tensor, header.chunk) for pattern, tensor in distinct.items()}
         self._places: dict[int, Hole] = {}
         self._header_place = Hole(-1, 0, 0)
         self._tags = [bytearray(tensor.tags) for tensor in header.tensors]

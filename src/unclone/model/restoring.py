@@ -176,7 +176,8 @@ class _Restorer:
         self._header = header
         self._descriptors = descriptors
         self._cipher = ChunkCipher(keys, header.cipher)
-        self._tiles = {tensor.pattern: tile_of(tensor, header.chunk) for tensor in header.tensors}
+        distinct = {tensor.pattern: tensor for tensor in header.tensors}
+        self._tiles = {pattern: tile_of(tensor, header.chunk) for pattern, tensor in distinct.items()}
         self._masked = {tensor.name: number for number, tensor in enumerate(header.tensors)}
         self._views: dict[str, NDArray[np.uint8]] = {}
 
