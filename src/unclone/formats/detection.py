@@ -1,0 +1,64 @@
+"""Which format a file is, by its content; the suffix only words the error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from unclone.errors import FormatError, UnsupportedError
+from unclone.formats.base import Format
+from unclone.formats.onnx import Onnx
+from unclone.formats.safetensors import Safetensors
+
+__all__ = ["FORMATS", "detect"]
+
+HEAD_BYTES: Final = 4096
+
+FORMATS: Final[tuple[Format, ...]] = (Safetensors(), Onnx())
+"""Every format of this release, the most distinctive first."""
+
+_NAMED: Final = (
+    (0, b"GGUF", "a GGUF model"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5)"),
+    (0, b"PK\x03\x04", "a zip archive (PyTorch, numpy .npz or Keras)"),
+    (0, b"\x93NUMPY", "a single numpy array (.npy)"),
+    (0, b"\x80\x02", "a Python pickle"),
+    (0, b"\x80\x03", "a Python pickle"),
+    (0, b"\x80\x04", "a Python pickle"),
+    (0, b"\x80\x05", "a Python pickle"),
+    (4, b"TFL3", "a TensorFlow Lite model"),
+    (4, b"ORTM", "a model in ONNX Runtime's own format (.ort); convert back to ONNX"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the model itself; fetch it with git lfs pull"),
+)
+
+
+def detect(path: Path) -> Format:
+    """The format of the model at ``path``.
+
+    Raises:
+        FormatError: missing, unreadable, a folder, empty, or no known format.
+        UnsupportedError: a known kind of file that this release does not bind, by name.
+    """
+    if path.is_dir():
+        raise FormatError(f"{path} is a folder, not a model file")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(HEAD_BYTES)
+    except OSError as problem:
+        raise FormatError(f"cannot read {path}: {problem.strerror}") from None
+    if not head:
+        raise FormatError(f"{path} is empty")
+    for found in FORMATS:
+        if found.matches(path, head):
+            return found
+    for offset, magic, kind in _NAMED:
+        if head[offset : offset + len(magic)] == magic:
+            raise UnsupportedError(f"{path} is {kind}; {_supported()}")
+    for found in FORMATS:
+        if path.suffix.lower() in found.suffixes:
+            raise FormatError(f"{path} is called a {found.name} model but is damaged, truncated or something else")
+    raise FormatError(f"{path} is no model file known to this release; {_supported()}")
+
+
+def _supported() -> str:
+    return "supported: " + ", ".join(f"{found.name} ({' '.join(found.suffixes)})" for found in FORMATS)

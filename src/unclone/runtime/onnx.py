@@ -1,0 +1,191 @@
+"""ONNX Runtime: a session on the true weights of a bound model, nothing on disk.
+
+The session gets the model's graph without its large weights, and those from the restored buffer
+(``SessionOptions.add_external_initializers``), which is right at every level of graph optimisation and above 2 GB.
+``add_initializer`` would not do: what optimisation has folded by then keeps the masked values, without an error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from unclone.errors import FormatError, MissingExtraError, ParameterError, UnsupportedError
+from unclone.formats.base import Copy, Literal
+from unclone.formats.onnx import PROTOBUF_LIMIT
+from unclone.formats.onnx_graph import Model, parse_model
+from unclone.formats.onnx_ops import KNOWN_DOMAINS
+from unclone.formats.onnx_tensor import DTYPE_NUMBERS, DTYPES, Tensor, embed, make_external
+from unclone.formats.onnx_wire import Edit, Source, apply
+from unclone.model import RestoredModel, restore
+from unclone.records import DeviceKey
+
+__all__ = ["inference_session", "session_from"]
+
+_EMBED_BELOW: Final = 4096
+"""Smaller tensors go into the graph, where constant folding and fusions look at them."""
+
+_EXTERNAL: Final = "restored-in-memory"
+
+
+def inference_session(
+    path: str | os.PathLike[str],
+    key: DeviceKey,
+    *,
+    sess_options: Any = None,
+    providers: Sequence[Any] | None = None,
+) -> Any:
+    """An ``onnxruntime.InferenceSession`` on the true weights of a bound model; nothing is written to disk.
+
+    Replaces ``onnxruntime.InferenceSession(path)``.
+
+    Args:
+        path: the bound model.
+        key: the device key, from ``reconstruct``.
+        sess_options: ``onnxruntime.SessionOptions``; not altered.
+        providers: execution providers as ONNX Runtime takes them; the processor by default.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        ParameterError: the options would write the true weights to disk.
+        UncloneError: as ``unclone.restore``.
+    """
+    _onnxruntime()  # before the work
+    return session_from(restore(path, key), sess_options=sess_options, providers=providers)
+
+
+def session_from(restored: RestoredModel, *, sess_options: Any = None, providers: Sequence[Any] | None = None) -> Any:
+    """A session on a model that is restored already, which must not be wiped while the session lives.
+
+    Raises:
+        FormatError: not an ONNX model, or its file changed since it was restored.
+        MissingExtraError: onnxruntime is not installed.
+        ParameterError: the options would write the true weights to disk.
+    """
+    onnxruntime = _onnxruntime()
+    if restored.header.format != "onnx":
+        raise FormatError(f"a {restored.header.format} model was given where ONNX is needed")
+    _refuse_output(sess_options)
+    with Source(restored.layout.files[0]) as source:
+        model = parse_model(source)
+        options, copied = _options(onnxruntime, sess_options, model)
+        plan = _plan(source, model, restored, external=copied)
+    values = [
+        onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, DTYPE_NUMBERS[dtype])
+        for array, dtype in plan.arrays
+    ]
+    if values:
+        options.add_external_initializers(plan.names, values)
+    session = onnxruntime.InferenceSession(
+        plan.graph, sess_options=options, providers=providers or ["CPUExecutionProvider"]
+    )
+    # The session reads its weights from the restored buffer: both live as long as it does.
+    session._unclone_weights = (restored, plan.arrays, values)
+    return session
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingExtraError("onnxruntime", "onnx") from None
+    return onnxruntime
+
+
+def _refuse_output(sess_options: Any) -> None:
+    if sess_options is None:
+        return
+    if sess_options.optimized_model_filepath:
+        raise ParameterError(
+            "sess_options.optimized_model_filepath would write the true weights to disk; leave it empty"
+        )
+    try:
+        context = sess_options.get_session_config_entry("ep.context_enable")
+    except Exception:  # ONNX Runtime's way to say that an entry is not set
+        return
+    if context == "1":
+        raise ParameterError("ep.context_enable would write a compiled model to disk; leave it off")
+
+
+def _options(onnxruntime: Any, given: Any, model: Model) -> tuple[Any, bool]:
+    """Options for the session, and whether initialisers may be added to them (they are not the caller's own).
+
+    ``SessionOptions`` has no copy, but a session hands out one of those it was made with, all but execution providers
+    and custom operators; where these matter, the caller's object is used as it is, and everything is embedded.
+    """
+    if given is None:
+        return onnxruntime.SessionOptions(), True
+    foreign = any(node.kind[0] not in KNOWN_DOMAINS for graph in model.graphs for node in graph.nodes)
+    if foreign or given.has_providers():
+        return given, False
+    profiling, given.enable_profiling = given.enable_profiling, False
+    try:
+        probe = onnxruntime.InferenceSession(_PROBE, sess_options=given, providers=["CPUExecutionProvider"])
+        options = probe.get_session_options()
+    finally:
+        given.enable_profiling = profiling
+    options.enable_profiling = profiling
+    return options, True
+
+
+_PROBE: Final = (
+    b'\x08\x07:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\r"
+)
+"""A ModelProto that is one Identity node."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The graph as bytes, and the initialisers that stay outside it: names, and arrays with their dtypes."""
+
+    graph: bytes
+    names: list[str]
+    arrays: list[tuple[np.ndarray[Any, Any], str]]
+
+
+def _plan(source: Source, model: Model, restored: RestoredModel, *, external: bool) -> _Plan:
+    edits: list[Edit] = []
+    names: list[str] = []
+    arrays: list[tuple[np.ndarray[Any, Any], str]] = []
+    main = model.graphs[0]
+    overridable = {value.name for value in main.inputs}
+    masked = {tensor.name for tensor in restored.header.tensors}
+    for name, tensor in model.tensors.items():
+        if name not in restored:
+            continue
+        data = restored[name].data
+        value = main.values.get(name)
+        initializer = value is not None and value.tensor is tensor and value.producer is None
+        initializer = initializer and tensor not in model.sparse
+        wide = DTYPES[DTYPE_NUMBERS[tensor.dtype]][1] >= 8
+        if external and initializer and wide and name not in overridable and data.nbytes >= _EMBED_BELOW:
+            edits += make_external(tensor, _EXTERNAL, 0)
+            names.append(name)
+            arrays.append((_array(tensor, data), tensor.dtype))
+        elif name in masked or tensor.storage == "external":
+            edits += embed(tensor, Literal(data.tobytes()))
+    if model.header_entry is not None:
+        edits.append(Edit(model.header_entry.start, model.header_entry.end, (), 0, source.root))
+    pieces = apply(source.root, edits, PROTOBUF_LIMIT)
+    if pieces is None:
+        raise UnsupportedError(f"{source.path}: its constants and subgraphs alone pass protobuf's 2 GiB")
+    parts: list[bytes] = []
+    for piece in pieces:
+        if isinstance(piece, Copy):
+            parts.append(source.read(piece.offset, piece.offset + piece.nbytes))
+        elif isinstance(piece, Literal):
+            parts.append(piece.data)
+    return _Plan(b"".join(parts), names, arrays)
+
+
+def _array(tensor: Tensor, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The bytes as an array of words of the tensor's size: ONNX Runtime is told the type itself."""
+    native = {"float16", "float32", "float64", "complex64", "complex128"}
+    bits = DTYPES[DTYPE_NUMBERS[tensor.dtype]][1]
+    plain = tensor.dtype if "int" in tensor.dtype or tensor.dtype in native else f"uint{bits}"
+    return data.view("bool" if tensor.dtype == "bool" else plain).reshape(tensor.shape)
