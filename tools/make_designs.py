@@ -18,7 +18,7 @@ from unclone.extractor.prediction import construct, rare_failure
 
 TABLE = Path(__file__).parents[1] / "src/unclone/extractor/designs.json"
 SLACK = 0.3  # decades below the target, for the error of the estimate
-POINTS = (1e-2, 1e-4, 1e-7, 3e-13)
+POINTS = (1e-2, 1e-4, 1e-6, 3e-13)
 
 
 def rate_for(n, k, failure, gap):
@@ -31,7 +31,7 @@ def rate_for(n, k, failure, gap):
 
 
 def search(k, ber, failure, list_size, words, runs):
-    """The shortest code found whose failure lies below the target by two standard errors; its gap to the bound."""
+    """The shortest code found whose failure lies below the target by two standard errors; its gap and its point."""
     goal = math.log10(failure)
     aim, gap, best = goal - SLACK, 1.14, None
     for step in range(6):
@@ -44,19 +44,24 @@ def search(k, ber, failure, list_size, words, runs):
         gap = n / finite_length_bound(k, 10**found.log10, ber)
         print(f"  n {n}: 1e{found.log10:.2f} at most 1e{upper:.2f}, gap {gap:.3f}", flush=True)
         if upper <= goal:
-            best = code, gap
+            best = code, gap, point(ber, found)
             if upper > goal - 0.35:
                 break
         else:
             aim -= max(0.1, upper - found.log10 - SLACK)
-    return best or (code, gap)
+    if best is None:
+        raise SystemExit("no code found")
+    return best
+
+
+def point(rate, found):
+    return [round(rate, 5), round(found.log10, 3), round(found.error, 3)]
 
 
 def measure(code, rates, words, runs):
     points = []
     for rate in sorted(rates):
-        found = rare_failure(code, rate, words=words, runs=runs, seed=1, least=1e-20)
-        points.append([round(rate, 5), round(found.log10, 3), round(found.error, 3)])
+        points.append(point(rate, rare_failure(code, rate, words=words, runs=runs, seed=1, least=1e-20)))
         print("   ", points[-1], flush=True)
     return points
 
@@ -77,9 +82,9 @@ def main():
         if any(entry["goal"] == goal for entry in table["codes"]):
             continue
         print(goal, flush=True)
-        code, gap = search(options.key, ber, options.failure, options.list, options.words, options.runs)
-        rates = {ber, *(round(rate_for(code.n, code.k, failure, gap), 5) for failure in POINTS)}
-        points = measure(code, rates, options.words, options.runs)
+        code, gap, found = search(options.key, ber, options.failure, options.list, options.words, options.runs)
+        rates = {rate_for(code.n, code.k, failure, gap) for failure in POINTS}
+        points = sorted([found, *measure(code, rates, options.words, -(-options.runs // 2))])
         assert PolarCode.from_spec(code.spec()).spec() == code.spec()
         table["codes"].append({"goal": goal, "points": points, "code": code.spec()})
         table["codes"].sort(key=lambda entry: (entry["code"]["k"], entry["code"]["n"], entry["code"]["list"]))

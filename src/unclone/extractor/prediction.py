@@ -28,6 +28,9 @@ __all__ = ["RareFailure", "construct", "rare_failure"]
 
 _PASS = 0.2  # share of words that should pass a level
 _MOVES = 2  # Markov steps per level
+_FLOOR = (
+    5.0  # standard error in decades times the root of the words, as seen over many runs: a few runs may agree by luck
+)
 _ACCEPT = 0.35  # acceptance aimed at by the size of the steps
 
 
@@ -37,7 +40,7 @@ class RareFailure:
 
     Attributes:
         log10: of the mean of the independent runs.
-        error: standard error, from the runs' spread; 0.1 at least.
+        error: standard error, from the runs' spread, and at least what so few words usually show.
         decoded: words decoded.
     """
 
@@ -78,7 +81,11 @@ def rare_failure(
     relative = 10.0 ** (logs - logs.max())  # the mean of the probabilities, not of their logarithms, is unbiased
     mean = float(relative.mean())
     spread = float(relative.std(ddof=1)) / runs**0.5 / mean / log(10) if runs > 1 else 0.3
-    return RareFailure(float(logs.max()) + log10(mean), max(0.1, spread), sum(decoded for _, decoded in results))
+    return RareFailure(
+        float(logs.max()) + log10(mean),
+        max(_FLOOR / (words * runs) ** 0.5, spread),
+        sum(decoded for _, decoded in results),
+    )
 
 
 def _run(

@@ -109,7 +109,7 @@ class ListDecoder:
 
         Returns:
             ``float32``, shape ``(words,)``: over all prunings, the least penalty by which the best path thrown away was
-            worse than the all-zero path; -1 where the all-zero path itself was thrown away. Infinite where nothing is.
+            worse than the all-zero path; negative where that itself was thrown away, infinite where nothing was.
         """
         out = np.empty(llr.shape[0], dtype=np.float32)
         chunk = max(1, _CHUNK_ELEMENTS // (self._size * self._list))

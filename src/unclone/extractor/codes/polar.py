@@ -22,7 +22,10 @@ __all__ = ["MAX_LIST", "PolarCode"]
 MAX_LIST = 1024
 _MAX_STATE = 1 << 22  # mother length times list size: bounds the memory that hostile helper data can ask for
 _MAX_K = 4096
-_KNOWN = 16.0  # a shortened position, in units of the largest magnitude received
+# Log-likelihood ratios become integers up to this: float32 then adds them without rounding, so a word's candidates are
+# the same whatever the batch, the processor and the linear algebra library.
+_LEVELS = 256
+_KNOWN = 16.0 * _LEVELS  # a shortened position
 
 
 class PolarCode:
@@ -113,7 +116,8 @@ class PolarCode:
         """``float32`` of shape ``(words, n)``, positive where 0 is likelier, to ``(words, candidates, k)``, best first.
 
         The number of candidates is the list size, or ``2**k`` where that is smaller. A word's candidates do not
-        depend on the other words. The scale of ``llr`` does not matter.
+        depend on the other words. The scale of ``llr`` does not matter, only ratios do, and those above 256 to 1 are
+        not resolved.
         """
         words, _ = self._decoder.decode(self._mother(llr))
         return np.ascontiguousarray(polar_transform(words)[..., self._positions])
@@ -124,14 +128,13 @@ class PolarCode:
         The least amount by which any path thrown away was worse, in units of the word's largest magnitude; negative
         where the all-zero word is not among the candidates of :meth:`decode`. For the estimation of rare failures.
         """
-        return self._decoder.margins(self._mother(llr))
+        return self._decoder.margins(self._mother(llr)) / np.float32(_LEVELS)
 
     def _mother(self, llr: ArrayLike) -> NDArray[np.float32]:
-        """The mother code's symbols, ``float32`` of shape ``(words, 2**m)``, the largest received of magnitude 1."""
+        """The mother code's symbols, ``float32`` integers of shape ``(words, 2**m)``, the largest received of 256."""
         values = as_llr(llr, self.n)
-        # Only ratios matter to the min-sum rule; a common scale keeps sums of any input inside float32.
         peak = np.abs(values).max(axis=1, keepdims=True, initial=0)
         known = 0.0 if self._drop == "first" else _KNOWN
         full = np.full((values.shape[0], self._info.size), known, dtype=np.float32)
-        full[:, self._kept] = values / np.where(peak > 0, peak, np.float32(1))
+        full[:, self._kept] = np.rint(values / np.where(peak > 0, peak, np.float32(1)) * _LEVELS)
         return full
