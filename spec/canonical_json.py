@@ -52,9 +52,9 @@ def encode(value: Any, level: int = 0) -> str:
     if isinstance(value, list):
         return "[" + ",".join(encode(item, level + 1) for item in value) + "]"
     if isinstance(value, dict):
-        # RFC 8785, section 3.2.3: by UTF-16 code units, which is not the order of code points.
-        names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
-        return "{" + ",".join(_string(name) + ":" + encode(value[name], level + 1) for name in names) + "}"
+        if not all(name.isascii() for name in value):
+            raise NotCanonical("a name beyond ASCII")
+        return "{" + ",".join(_string(name) + ":" + encode(value[name], level + 1) for name in sorted(value)) + "}"
     raise NotCanonical(f"a {type(value).__name__}")
 
 

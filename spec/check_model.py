@@ -127,6 +127,7 @@ def _carrier_tensor(name: str, entry: Any, base: int) -> tuple[str, list[int], i
     need(len(shape) <= 64 and len(offsets) == 2, f"{name}: sizes")
     for dimension in shape:
         bits *= dimension
+        need(bits < 2**64, f"{name}: larger than any memory")
     need(bits % 8 == 0 and offsets[1] - offsets[0] == bits // 8, f"{name}: shape and offsets disagree")
     return dtype, shape, base + offsets[0], base + offsets[1]
 
@@ -186,7 +187,8 @@ def parse_header(text: bytes) -> dict[str, Any]:
     need(isinstance(header["format"], str), "format is a string")
     need(isinstance(header["cipher"], str), "cipher is a string")
     need(header["cipher"] in ("aes-256-gcm", "chacha20-poly1305"), "unknown cipher", "UnsupportedError")
-    need(header["bits"] in ("finite", "all"), "bits")
+    need(isinstance(header["bits"], str), "bits is a string")
+    need(header["bits"] in ("finite", "all"), "unknown bits", "UnsupportedError")
     need(_unsigned(header["chunk"], 2**24) >= 65536 and header["chunk"] % 65536 == 0, "chunk")
     for name in ("tensors", "clear", "slots"):
         need(isinstance(header[name], list), f"{name} is an array")
@@ -265,7 +267,7 @@ def header_mac(text: bytes, digest: bytes, content_key: bytes, file_id: bytes) -
 def keystream(cipher: str, key: bytes, nonce: bytes, length: int) -> bytes:
     """Bytes that the AEAD XORs to a plaintext: AES-CTR from counter 2 (SP 800-38D), ChaCha20 from 1 (RFC 8439)."""
     if cipher == "aes-256-gcm":
-        encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()  # noqa: S305 (counter blocks, not data)
+        encryptor = Cipher(algorithms.AES(key), modes.ECB()).encryptor()
         blocks = b"".join(nonce + (2 + i).to_bytes(4, "big") for i in range(-(-length // 16)))
         return encryptor.update(blocks)[:length]
     counter = (1).to_bytes(4, "little")
@@ -297,8 +299,8 @@ def check(path: Path, device_key: bytes) -> dict[str, Any]:
     """Read a bound model as section 9 says, in its order; raises Finding."""
     carrier = read_carrier(path)
     header = parse_header(carrier.header)
-    content_key = open_slot(header, device_key)
     need(header["format"] == "safetensors", "the header is of another format", "HeaderTamperedError")
+    content_key = open_slot(header, device_key)
     for entry in header["tensors"]:
         found = carrier.tensors.get(entry["name"])
         agrees = found is not None and [entry["dtype"], entry["shape"], entry["nbytes"]] == [

@@ -34,7 +34,7 @@ FIGURES = {
     "readings", "response_bits", "ones_ppm", "error_rate_ppm", "raw_entropy_millibits", "debiased_entropy_millibits",
     "residual_entropy_millibits", "key_bits", "failure_log10_milli",
 }  # fmt: skip
-EXIT_CODES = {"RecordError": 2, "RecordAlteredError": 3, "ReconstructionError": 3}
+EXIT_CODES = {"RecordError": 2, "UnsupportedError": 2, "RecordAlteredError": 3, "ReconstructionError": 3}
 
 
 class Finding(Exception):
@@ -61,6 +61,10 @@ def _base64(value: Any, length: int) -> bytes:
     return data
 
 
+def _text(value: Any) -> None:
+    need(isinstance(value, str) and len(value) <= 256, "not a string of at most 256 characters")
+
+
 def canonical_without(record: dict[str, Any], *names: str) -> bytes:
     return canonical_json.encode({k: v for k, v in record.items() if k not in names}).encode("ascii")
 
@@ -73,24 +77,23 @@ def parse(data: bytes) -> dict[str, Any]:
     except canonical_json.NotCanonical as problem:
         raise Finding("RecordError", str(problem)) from None
     need(isinstance(record, dict) and record.get("format") == "unclone-device", "not a device record")
-    need(type(record.get("version")) is int and record["version"] == 1, "another version")
+    need(type(record.get("version")) is int, "version is an integer")
+    need(record["version"] == 1, "another version", "UnsupportedError")
     need(set(record) == MEMBERS, "missing or unknown members")
-    for name in ("name", "root", "source", "suite", "digest"):
-        need(isinstance(record[name], str), f"{name} is a string")
-    need(len(record["name"]) <= 256, "name of more than 256 characters")
-    need(record["suite"] == SUITE, "unknown suite")
+    expected = hashlib.sha256(canonical_without(record, "digest")).hexdigest()
+    need(record["digest"] == expected, "the digest does not match", "RecordAlteredError")
+    for name in ("name", "root", "source", "suite"):
+        _text(record[name])
+    need(record["suite"] == SUITE, "unknown suite", "UnsupportedError")
     _base64(record["public_key"], 32)
     _base64(record["sealed_key"], 48)
     helper, report = record["helper"], record["report"]
     need(isinstance(helper, dict) and set(helper) == {"scheme", "fields"}, "helper")
-    need(isinstance(helper["scheme"], str) and isinstance(helper["fields"], dict), "helper")
+    need(isinstance(helper["fields"], dict), "helper")
+    _text(helper["scheme"])
     need(isinstance(report, dict) and set(report) == FIGURES | {"notes"}, "report")
     need(all(type(report[name]) is int for name in FIGURES), "every figure is an integer")
     need(isinstance(report["notes"], list) and all(isinstance(note, str) for note in report["notes"]), "notes")
-    digest = record["digest"]
-    need(len(digest) == 64 and all(c in "0123456789abcdef" for c in digest), "digest is hex of 32 bytes")
-    expected = hashlib.sha256(canonical_without(record, "digest")).hexdigest()
-    need(digest == expected, "the digest does not match", "RecordAlteredError")
     return record
 
 

@@ -1,7 +1,8 @@
 """Canonical JSON: one byte string for one value, so that a MAC over it means something.
 
-A strict subset of RFC 8785 (JCS): ASCII only (everything else as ``\\uXXXX``), members sorted by name, no white
-space, integers within +-2**53 - 1, no floats, no duplicate names. A reader takes nothing else.
+A strict subset of RFC 8785 (JCS): ASCII only (everything else as ``\\uXXXX``), members sorted by name, names in ASCII
+(where code points and UTF-16 sort alike), no lone surrogates, no white space, integers within +-2**53 - 1, no floats,
+no duplicate names. A reader takes nothing else.
 """
 
 from __future__ import annotations
@@ -49,17 +50,20 @@ def _refuse(text: str) -> Any:
 
 
 def _check(value: Any, depth: int) -> None:
-    if depth > _MAX_DEPTH:
+    if depth >= _MAX_DEPTH and isinstance(value, dict | list | tuple):
         raise CanonicalError(f"nested deeper than {_MAX_DEPTH}")
     if isinstance(value, dict):
         for name, item in value.items():
-            if not isinstance(name, str):
-                raise CanonicalError("member names are strings")
+            if not isinstance(name, str) or not name.isascii():
+                raise CanonicalError("member names are strings of ASCII")
             _check(item, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
             _check(item, depth + 1)
-    elif isinstance(value, bool | str) or value is None:
+    elif isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise CanonicalError("a string holds a lone surrogate")
+    elif isinstance(value, bool) or value is None:
         pass
     elif isinstance(value, int):
         if abs(value) > _MAX_INT:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-from unclone.errors import SlotError, UnsupportedError
+from unclone.errors import RecordError, SlotError, UnsupportedError
 from unclone.records import KEY_BYTES, DeviceKey, Header, Slot
 
 __all__ = [
@@ -131,9 +131,16 @@ def slot_hint(public: bytes, file_id: bytes) -> bytes:
 
 
 def seal_slot(content_key: bytes, public: bytes, file_id: bytes) -> Slot:
-    """Seal a content key for the owner of a public key (RFC 9180, single-shot base mode)."""
+    """Seal a content key for the owner of a public key (RFC 9180, single-shot base mode).
+
+    Raises:
+        RecordError: the public key is a point of low order, for which anybody could open the slot.
+    """
     recipient = X25519PublicKey.from_public_bytes(public)
-    sealed = _HPKE.encrypt(content_key, recipient, LABELS["slot"] + file_id)
+    try:
+        sealed = _HPKE.encrypt(content_key, recipient, LABELS["slot"] + file_id)
+    except ValueError:
+        raise RecordError("the device's public key is not one: a point of low order; enrol the device again") from None
     return Slot(SUITE, slot_hint(public, file_id), sealed)
 
 
