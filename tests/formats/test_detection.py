@@ -1,0 +1,76 @@
+"""Which format a file is, and what is said of those that are none."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import safetensors.numpy
+from onnx_models import MODELS
+
+from unclone.errors import FormatError, UnsupportedError
+from unclone.formats import detect
+
+
+def test_content_decides_not_the_suffix(tmp_path: Path) -> None:
+    onnx.save(MODELS["initializers_in_raw_data"](tmp_path), tmp_path / "a.bin")
+    safetensors.numpy.save_file({"w": np.ones(3)}, tmp_path / "b.onnx")
+    assert detect(tmp_path / "a.bin").name == "onnx"
+    assert detect(tmp_path / "b.onnx").name == "safetensors"
+
+
+def archive() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as made:
+        made.writestr("readme", "nothing")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"GGUF\x03\x00\x00\x00", "GGUF"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
+        (archive(), "zip archive"),
+        (b"\x93NUMPY\x01\x00", "numpy"),
+        (b"\x80\x02}q\x00.", "pickle"),
+        (b"\x1c\x00\x00\x00TFL3" + bytes(20), "TensorFlow Lite"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+    ],
+)
+def test_a_known_file_that_is_not_bound_is_named(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "m.bin").write_bytes(content)
+    with pytest.raises(UnsupportedError, match=said):
+        detect(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("m.bin", b"", "empty"),
+        ("m.bin", b"hello, world\n" * 9, "supported: safetensors"),
+        ("m.safetensors", b"\x00" * 64, "damaged, truncated or something else"),
+        ("m.bin", bytes(64), "no model file"),
+    ],
+)
+def test_what_is_no_model_is_told_what_is_supported(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(FormatError, match=said):
+        detect(tmp_path / name)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="No such file"):
+        detect(tmp_path / "absent.onnx")
+    with pytest.raises(FormatError, match="folder"):
+        detect(tmp_path)
+
+
+def test_garbage_called_onnx_is_refused_by_its_parser(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(bytes(range(1, 200)))
+    with pytest.raises(FormatError):
+        detect(tmp_path / "m.onnx").draft(tmp_path / "m.onnx")
