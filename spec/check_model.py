@@ -314,9 +314,12 @@ def check(path: Path, device_key: bytes) -> dict[str, Any]:
     need(hmac.compare_digest(mac, header["mac"]), "the MAC does not hold", "HeaderTamperedError")
     key = hpke_base.hkdf_expand(content_key, b"unclone v1 aead" + header["file_id"], 32)
     true = {name: carrier.data[first:last] for name, (_, _, first, last) in carrier.tensors.items()}
-    for index, entry in enumerate(header["tensors"]):
-        pieces = unmask(header["cipher"], key, index, entry, true[entry["name"]], header["chunk"])
-        true[entry["name"]] = b"".join(pieces)
+    indices = {entry["name"]: index for index, entry in enumerate(header["tensors"])}
+    for name in [name for name in carrier.tensors if name in indices]:
+        index = indices[name]
+        entry = header["tensors"][index]
+        pieces = unmask(header["cipher"], key, index, entry, true[name], header["chunk"])
+        true[name] = b"".join(pieces)
     return {
         "file_id": header["file_id"].hex(),
         "cipher": header["cipher"],

@@ -1,0 +1,345 @@
+"""Bound models with one fault each, made from one good model by altering its header, its carrier or its weights."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import canonical_json
+import check_model
+import hpke_base
+from make_vectors import Folder, Stream
+from model_vectors import base, bound, key_of, record_of, safetensors
+
+from unclone.errors import (
+    FormatError,
+    HeaderTamperedError,
+    NotBoundError,
+    SlotError,
+    TensorTamperedError,
+    UncloneError,
+    UnsupportedError,
+)
+
+OPENING = check_model.OPENING
+
+
+class Model:
+    """The good model in parts: header text, the rest of the JSON, the tensors' bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        length = int.from_bytes(data[:8], "little")
+        raw, self.body = data[8 : 8 + length], data[8 + length :]
+        self.text: bytes = json.loads(raw)["__metadata__"]["unclone"].encode()
+        self.rest = raw[len(OPENING) + len(escaped(self.text)) :]
+        self.header: dict[str, Any] = json.loads(self.text)
+
+    def file(self, text: bytes | None = None, *, rest: bytes | None = None, body: bytes | None = None) -> bytes:
+        """The file with the parts given in place of its own; the length in front follows."""
+        raw = OPENING + escaped(self.text if text is None else text) + (self.rest if rest is None else rest)
+        return len(raw).to_bytes(8, "little") + raw + (self.body if body is None else body)
+
+    def start(self, name: str) -> int:
+        """First byte of a tensor in ``body``."""
+        return int(json.loads(self.file()[8 : -len(self.body)])[name]["data_offsets"][0])
+
+
+def escaped(text: bytes) -> bytes:
+    return text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+
+
+def canonical(value: Any) -> bytes:
+    return canonical_json.encode(value).encode()
+
+
+class Faults:
+    """Writes one file after another; all are read with the key of the device that the good model is bound to."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self.model = Model(bound("base", safetensors(base(), {}), ["press-17"], cipher="aes-256-gcm"))
+        parsed = check_model.parse_header(self.model.text)
+        self.content_key = check_model.open_slot(parsed, bytes(key_of("press-17").secret))
+        self.file_id: bytes = parsed["file_id"]
+
+    def add(self, name: str, data: bytes, what: str, error: type[UncloneError], **members: Any) -> None:
+        members = {"devices": ["press-17"], **members}
+        self._folder.bad(f"models/{name}.safetensors", data, what, error, **members)
+
+    def header(self, name: str, change: Callable[[dict[str, Any]], Any], what: str, error: type[UncloneError]) -> None:
+        """A header with one change, everything else as it was."""
+        header = copy.deepcopy(self.model.header)
+        change(header)
+        self.add(name, self.model.file(canonical(header)), what, error)
+
+    def text(self, name: str, old: bytes, new: bytes, what: str, error: type[UncloneError] = FormatError) -> None:
+        """Header text with one string replaced."""
+        if old not in self.model.text:
+            raise ValueError(f"{name}: {old!r} is not in the header")
+        self.add(name, self.model.file(self.model.text.replace(old, new, 1)), what, error)
+
+    def signed(
+        self, name: str, change: Callable[[dict[str, Any]], Any], what: str, error: type[UncloneError], **members: Any
+    ) -> None:
+        """A change by somebody who has the content key: the MAC holds, so that another check must find it."""
+        header = copy.deepcopy(self.model.header)
+        change(header)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.safetensors"
+            path.write_bytes(self.model.file(canonical(header)))
+            carrier = check_model.read_carrier(path)
+        masked = {entry["name"] for entry in header["tensors"]}
+        digest = check_model.carrier_digest(carrier, masked)
+        header["mac"] = check_model.header_mac(carrier.header, digest, self.content_key, self.file_id).hex()
+        self.add(name, self.model.file(canonical(header)), what + ", MAC made anew", error, **members)
+
+
+def flip(text: str, position: int = 0) -> str:
+    """Hex with one digit changed."""
+    return text[:position] + ("1" if text[position] == "0" else "0") + text[position + 1 :]
+
+
+def flip64(text: str, byte: int) -> str:
+    """Base64 with one bit of one byte changed."""
+    data = bytearray(base64.b64decode(text))
+    data[byte] ^= 1
+    return base64.b64encode(data).decode()
+
+
+def make(folder: Folder) -> None:
+    """Write every faulty model."""
+    faults = Faults(folder)
+    _members(faults)
+    _fields(faults)
+    _tensors(faults)
+    _slots(faults)
+    _spelling(faults)
+    _carrier(faults)
+    _weights(faults)
+
+
+def _members(faults: Faults) -> None:
+    header = faults.model.header
+    for name in header:
+        faults.header(f"missing-{name}", lambda h, n=name: h.pop(n), f"without {name}", FormatError)
+        faults.header(f"type-{name}", lambda h, n=name: h.update({n: None}), f"{name} is null", FormatError)
+    faults.header("unknown-member", lambda h: h.update(odd=1), "an unknown member", FormatError)
+    for group in ("tensors", "clear", "slots"):
+        for name in header[group][0]:
+            what = f"without {name} in {group}"
+            faults.header(f"missing-{group}-{name}", lambda h, g=group, n=name: h[g][0].pop(n), what, FormatError)
+        what = f"an unknown member in {group}"
+        faults.header(f"unknown-{group}", lambda h, g=group: h[g][0].update(odd=1), what, FormatError)
+
+
+def _fields(faults: Faults) -> None:
+    mac, file_id = faults.model.header["mac"], faults.model.header["file_id"]
+    for member, number, value, error in [
+        ("version", 0, 0, UnsupportedError),
+        ("version", 1, 2, UnsupportedError),
+        ("version", 2, True, FormatError),
+        ("version", 3, "1", FormatError),
+        ("file_id", 0, file_id[:-2], FormatError),
+        ("file_id", 1, file_id + "00", FormatError),
+        ("file_id", 2, file_id[:-1], FormatError),
+        ("file_id", 3, "A" + file_id[1:], FormatError),
+        ("file_id", 4, file_id[:-1] + " ", FormatError),
+        ("file_id", 5, flip(file_id), SlotError),
+        ("format", 0, "onnx", HeaderTamperedError),
+        ("cipher", 0, "aes-256-ctr", UnsupportedError),
+        ("cipher", 1, "chacha20-poly1305", HeaderTamperedError),
+        ("bits", 0, "none", UnsupportedError),
+        ("bits", 1, "all", HeaderTamperedError),
+        ("chunk", 0, 0, FormatError),
+        ("chunk", 1, 65537, FormatError),
+        ("chunk", 2, 2**24 + 65536, FormatError),
+        ("chunk", 3, -65536, FormatError),
+        ("chunk", 4, 131072, HeaderTamperedError),
+        ("tensors", 0, [], FormatError),
+        ("mac", 0, mac[2:], FormatError),
+        ("mac", 1, mac.upper(), FormatError),
+        ("mac", 2, flip(mac, 63), HeaderTamperedError),
+    ]:
+        what = f"{member} is {json.dumps(value)[:40]}"
+        faults.header(f"{member}-{number}", lambda h, m=member, v=value: h.update({m: v}), what, error)
+
+
+def _tensors(faults: Faults) -> None:
+    tags = faults.model.header["tensors"][0]["tags"]
+    for member, number, value, error in [
+        ("name", 0, "layer.bias", FormatError),
+        ("name", 1, "mask", FormatError),
+        ("name", 2, 7, FormatError),
+        ("name", 3, "layer.weighs", HeaderTamperedError),
+        ("dtype", 0, "int32", HeaderTamperedError),
+        ("shape", 0, [4, 2], HeaderTamperedError),
+        ("shape", 1, [-2, -4], FormatError),
+        ("shape", 2, [1] * 65, FormatError),
+        ("shape", 3, [True, 8], FormatError),
+        ("nbytes", 0, 31, HeaderTamperedError),
+        ("nbytes", 1, -1, FormatError),
+        ("nbytes", 2, 0, FormatError),
+        ("nbytes", 3, 65537, FormatError),
+        ("pattern", 0, "", FormatError),
+        ("pattern", 1, "FF", FormatError),
+        ("pattern", 2, "f", FormatError),
+        ("pattern", 3, "ff" * 257, FormatError),
+        ("pattern", 4, "ff", HeaderTamperedError),
+        ("tags", 0, "", FormatError),
+        ("tags", 1, tags.rstrip("="), FormatError),
+        ("tags", 2, tags[:-3] + chr(ord(tags[-3]) + 1) + "==", FormatError),
+        ("tags", 3, tags[:4] + "\n" + tags[4:], FormatError),
+        ("tags", 4, flip64(tags, 0), HeaderTamperedError),
+    ]:
+        what = f"{member} of a tensor is {json.dumps(value)[:40]}"
+        faults.header(
+            f"tensor-{member}-{number}", lambda h, m=member, v=value: h["tensors"][0].update({m: v}), what, error
+        )
+    for member, value in [("name", "masc"), ("dtype", "uint8"), ("shape", [1, 2]), ("reason", "secret")]:
+        what = f"{member} of a clear tensor altered"
+        change = lambda h, m=member, v=value: h["clear"][0].update({m: v})  # noqa: E731
+        faults.header(f"clear-{member}", change, what, HeaderTamperedError)
+    reverse = lambda h: h["tensors"].reverse()  # noqa: E731
+    faults.header("tensors-order", reverse, "the tensors in another order", HeaderTamperedError)
+    weight = {"tensor": "layer.weight"}
+    faults.signed("signed-order", reverse, "the tensors in another order", TensorTamperedError, **weight)
+    tag = lambda h: h["tensors"][0].update(tags=flip64(tags, 15))  # noqa: E731
+    faults.signed("signed-tag", tag, "a tag altered", TensorTamperedError, **weight)
+    for member, value in [("name", "layer.weighs"), ("dtype", "int32"), ("shape", [4, 2]), ("nbytes", 31)]:
+        change = lambda h, m=member, v=value: h["tensors"][0].update({m: v})  # noqa: E731
+        faults.signed(f"signed-{member}", change, f"{member} of a tensor altered", HeaderTamperedError)
+
+
+def _slots(faults: Faults) -> None:
+    header = faults.model.header
+    slot = header["slots"][0]
+    other = record_of("press-18").public_key
+    info = b"unclone v1 slot" + faults.file_id
+
+    def sealed(public: bytes, information: bytes, label: str) -> str:
+        enc, text = hpke_base.seal(public, information, faults.content_key, Stream(label).take(32))
+        return base64.b64encode(enc + text).decode()
+
+    mine = record_of("press-17").public_key
+    elsewhere = b"unclone v1 slot" + bytes(16)
+    raw = base64.b64decode(slot["sealed"])
+    for name, new, what, error in [
+        ("hint", {"hint": flip(slot["hint"])}, "the hint altered", SlotError),
+        ("hint-short", {"hint": slot["hint"][2:]}, "a hint of 7 bytes", FormatError),
+        ("enc", {"sealed": flip64(slot["sealed"], 0)}, "enc altered", SlotError),
+        ("ciphertext", {"sealed": flip64(slot["sealed"], 32)}, "the ciphertext altered", SlotError),
+        ("tag", {"sealed": flip64(slot["sealed"], 79)}, "the ciphertext's tag altered", SlotError),
+        ("short", {"sealed": base64.b64encode(raw[:-1]).decode()}, "79 bytes", FormatError),
+        ("suite", {"suite": "hpke-x448"}, "an unknown suite", UnsupportedError),
+        ("foreign", {"sealed": sealed(other, info, "foreign")}, "sealed for another device", SlotError),
+        ("elsewhere", {"sealed": sealed(mine, elsewhere, "elsewhere")}, "sealed for another file", SlotError),
+        ("low-order", {"sealed": base64.b64encode(bytes(32) + raw[32:]).decode()}, "enc of low order", SlotError),
+    ]:
+        faults.header(f"slot-{name}", lambda h, n=new: h["slots"][0].update(n), f"a slot: {what}", error)
+    faults.header("slots-none", lambda h: h.update(slots=[]), "no slot", SlotError)
+    faults.header("slots-twice", lambda h: h["slots"].append(slot), "a slot added", HeaderTamperedError)
+    foreign = {"suite": "hpke-x448", "hint": "00" * 8, "sealed": slot["sealed"]}
+    faults.header(
+        "slots-unknown", lambda h: h["slots"].append(foreign), "another slot of unknown suite", UnsupportedError
+    )
+    faults.add("wrong-device", faults.model.file(), "read with another device's key", SlotError, devices=["press-18"])
+
+
+def _spelling(faults: Faults) -> None:
+    text = faults.model.text
+    for name, old, new, what in [
+        ("space", b'"bits":', b'"bits": ', "a space"),
+        ("duplicate", b'"bits":"finite",', b'"bits":"finite","bits":"finite",', "a member stands twice"),
+        ("order", b'"bits":"finite","chunk":65536', b'"chunk":65536,"bits":"finite"', "members out of order"),
+        ("escape", b'"bits":"finite"', b'"bits":"\\u0066inite"', "a needless escape"),
+        ("float", b'"version":1', b'"version":1.0', "a float"),
+        ("exponent", b'"version":1', b'"version":1e0', "an exponent"),
+        ("minus-zero", b'"shape":[2]', b'"shape":[-0]', "a minus zero"),
+        ("integer", b'"shape":[2]', b'"shape":[9007199254740992]', "an integer of 2^53"),
+        ("digits", b'"shape":[2]', b'"shape":[' + b"9" * 5000 + b"]", "an integer of 5,000 digits"),
+        ("nan", b'"shape":[2]', b'"shape":[NaN]', "NaN"),
+        ("surrogate", b'"name":"mask"', b'"name":"\\ud800"', "a lone surrogate"),
+        ("deep", b'"shape":[2]', b'"shape":[' + b"[" * 13 + b"]" * 13 + b"]", "17 arrays and objects deep"),
+        ("nested", b'"shape":[2]', b'"shape":' + b"[" * 5000, "5,000 open brackets"),
+        ("utf-8", b'"name":"mask"', '"name":"mäsk"'.encode(), "a character beyond ASCII, unescaped"),
+    ]:
+        faults.text(f"spelling-{name}", old, new, f"header: {what}")
+    for name, data, what in [
+        ("newline", text + b"\n", "a line feed at the end"),
+        ("truncated", text[:-1], "the last brace missing"),
+        ("empty", b"", "empty"),
+        ("array", b"[" + text + b"]", "an array"),
+    ]:
+        data = faults.model.file(data if name != "newline" else text + b" ")
+        faults.add(f"spelling-{name}", data, f"header: {what}", FormatError)
+
+
+def _carrier(faults: Faults) -> None:
+    model, good = faults.model, faults.model.file()
+    add = faults.add
+    add("ordinary", safetensors(base()), "an ordinary model", NotBoundError)
+    add("empty", b"", "an empty file", FormatError)
+    for name, size in [("length", 5), ("json", 200), ("weights", len(good) - 1)]:
+        add(f"truncated-{name}", good[:size], f"truncated to {size} bytes", FormatError)
+    add("trailing", good + b"\x00", "a byte after the last tensor", FormatError)
+    for name, length in [("2g", 2**31), ("limit", 100_000_001), ("huge", 2**64 - 1)]:
+        add(f"oversized-{name}", length.to_bytes(8, "little") + good[8:], f"a header of {length} bytes", FormatError)
+    for name, old, new, what, error in [
+        ("duplicate", b'"mask":{', b'"layer.bias":{', "a tensor stands twice", FormatError),
+        ("dtype", b'"BOOL"', b'"BOOM"', "an unknown dtype", UnsupportedError),
+        ("shape", b'"shape":[2]', b'"shape":[3]', "a shape that does not fit its bytes", FormatError),
+        ("overlap", b'"data_offsets":[40,48]', b'"data_offsets":[39,47]', "tensors overlap", FormatError),
+        ("member", b'"dtype":"BOOL",', b'"dtype":"BOOL","odd":1,', "an unknown member of a tensor", FormatError),
+        ("renamed", b'"layer.bias":{', b'"layer.bios":{', "a masked tensor renamed", HeaderTamperedError),
+        ("retyped", b'"dtype":"F32"', b'"dtype":"I32"', "a masked tensor of another dtype", HeaderTamperedError),
+        ("reshaped", b'"shape":[2,4]', b'"shape":[4,2]', "a masked tensor of another shape", HeaderTamperedError),
+        ("clear-renamed", b'"mask":{', b'"mosk":{', "a clear tensor renamed", HeaderTamperedError),
+        ("spelled", b'"mask":{', b'"m\\u0061sk":{', "a name spelled with an escape", HeaderTamperedError),
+        ("metadata", b'"},"', b'","odd":""},"', "another metadata entry added", HeaderTamperedError),
+        ("metadata-type", b'"},"', b'","odd":1},"', "a metadata entry that is no string", FormatError),
+    ]:
+        if old not in model.rest:
+            raise ValueError(f"{name}: {old!r} is not in {model.rest!r}")
+        add(f"carrier-{name}", model.file(rest=model.rest.replace(old, new, 1)), f"carrier: {what}", error)
+    add("carrier-padding", model.file(rest=model.rest + b" "), "carrier: padding added", HeaderTamperedError)
+    swapped = model.rest.replace(b"[32,40]", b"[x]").replace(b"[40,48]", b"[32,40]").replace(b"[x]", b"[40,48]")
+    add("carrier-swapped", model.file(rest=swapped), "carrier: two masked tensors change places", HeaderTamperedError)
+    moved = b'{"__metadata__":{"a":"","unclone":"' + good[8 + len(OPENING) : -len(model.body)]
+    moved = len(moved).to_bytes(8, "little") + moved + model.body
+    add("carrier-place", moved, "carrier: the header is not the first metadata entry", FormatError)
+    respelled = good.replace(b'\\"bits\\"', b'\\u0022bits\\"', 1)
+    respelled = (int.from_bytes(good[:8], "little") + 4).to_bytes(8, "little") + respelled[8:]
+    add("carrier-quote", respelled, "carrier: a quote of the header escaped another way", FormatError)
+
+
+def _weights(faults: Faults) -> None:
+    model = faults.model
+
+    def changed(position: int, mask: int) -> bytes:
+        body = bytearray(model.body)
+        body[position] ^= mask
+        return model.file(body=bytes(body))
+
+    weight, bias, clear = model.start("layer.weight"), model.start("layer.bias"), model.start("mask")
+    pattern = bytes.fromhex(model.header["tensors"][0]["pattern"])
+    outside = ~pattern[3] & 0x7F
+    if not outside:
+        raise ValueError("the pattern leaves no exponent bit in clear")
+    for name, position, mask, what, tensor in [
+        ("first", weight, 1, "first masked byte altered", "layer.weight"),
+        ("last", bias - 1, 0x80, "last masked byte altered", "layer.weight"),
+        ("outside", weight + 3, outside & -outside, "a bit outside the pattern altered", "layer.weight"),
+        ("second", bias, 1, "second tensor altered", "layer.bias"),
+    ]:
+        faults.add(f"weights-{name}", changed(position, mask), what, TensorTamperedError, tensor=tensor)
+    faults.add("weights-clear", changed(clear, 1), "a byte of a clear tensor altered", HeaderTamperedError)
+    other = model.start("other.bias")
+    body = bytearray(model.body)
+    body[bias : bias + 8], body[other : other + 8] = body[other : other + 8], body[bias : bias + 8]
+    what = "the bytes of two masked tensors change places"
+    faults.add("weights-swapped", model.file(body=bytes(body)), what, TensorTamperedError, tensor="layer.bias")
