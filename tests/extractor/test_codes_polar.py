@@ -56,6 +56,7 @@ def test_encoder_is_the_kronecker_power():
     u = np.random.default_rng(0).integers(0, 2, (50, 32), dtype=np.uint8)
     np.testing.assert_array_equal(polar_transform(u), (u @ g) % 2)
     np.testing.assert_array_equal(polar_transform(polar_transform(u)), u)
+    np.testing.assert_array_equal(polar_transform(u.T.reshape(32, 5, 10), axis=0).reshape(32, 50).T, (u @ g) % 2)
 
 
 def test_normative_vector():
@@ -108,8 +109,7 @@ def test_same_as_naive_list_decoding(monkeypatch, leaf, n, k, size):
     info = np.unpackbits(np.frombuffer(bytes.fromhex(code(n, k, size).spec()["info"]), dtype=np.uint8))
     llr = (1.0 + 1.5 * np.random.default_rng(7).normal(size=(30, 32))).astype(np.float32)
     llr[:, : 32 - n] = 0
-    words, penalties = listdecoder.ListDecoder(info == 1, size).decode(llr)
-    found = polar_transform(words)[:, :, info == 1]
+    found, penalties = listdecoder.ListDecoder(info == 1, size).decode(llr)
     for row, candidates, cost in zip(llr, found, penalties, strict=True):
         reference = naive(row, info, size)
         if leaf == 1:
@@ -141,14 +141,17 @@ def test_words_do_not_depend_on_each_other_nor_on_scale(soft):
 def test_margins_tell_who_is_lost(drop):
     made = code(200, 80, 4, drop, p=0.05)
     llr = 1 - 2 * (np.random.default_rng(5).random((2000, 200)) < 0.12).astype(np.float32)
+    llr *= np.random.default_rng(6).choice(np.array([1, 2.13, 3.77], dtype=np.float32), llr.shape)
     kept = (made.decode(llr) == 0).all(axis=2).any(axis=1)
     assert 0.02 < 1 - kept.mean() < 0.9
-    np.testing.assert_array_equal(made.margins(llr) >= 0, kept)
+    # Integer ratios tie now and then, and ties are broken differently.
+    assert ((made.margins(llr, np.random.default_rng(7)) >= 0) == kept).mean() > 0.99
 
 
 def test_a_longer_list_fails_less():
-    llr = 1 - 2 * (np.random.default_rng(6).random((1500, 256)) < 0.14).astype(np.float32)
-    failed = [(code(256, 64, size, p=0.1).margins(llr) < 0).mean() for size in (1, 4, 16)]
+    rng = np.random.default_rng(6)
+    llr = 1 - 2 * (rng.random((1500, 256)) < 0.14).astype(np.float32)
+    failed = [(code(256, 64, size, p=0.1).margins(llr, rng) < 0).mean() for size in (1, 4, 16)]
     assert failed[0] > failed[1] > failed[2]
 
 

@@ -141,7 +141,7 @@ def design(
     else:
         found = [entry for entry in _table(channel, key_bits, longest) if entry.failure <= failure]
         if not found:
-            found = [*_constructed(channel, key_bits, failure, longest)]
+            found = [*_constructed(channel, key_bits, failure, bound, longest)]
         if simulate and channel.single is None:
             found += _simulated(channel, key_bits, failure, bound, longest)
     found = [entry for entry in found if entry.failure <= failure]
@@ -178,10 +178,10 @@ def _bounded(channel: _Channel, n: int, key_bits: int) -> _Found:
     return _Found(code.spec(), failure, METHOD_BOUND)
 
 
-def _constructed(channel: _Channel, key_bits: int, failure: float, longest: int) -> Iterator[_Found]:
-    """Bisection between the mother lengths; the bound falls with n but for small ripples."""
-    low, found = key_bits, None
-    for m in range(max(1, (key_bits - 1).bit_length()), _LONGEST_LOG + 1):
+def _constructed(channel: _Channel, key_bits: int, failure: float, bound: int, longest: int) -> Iterator[_Found]:
+    """Bisection between the mother lengths; the union bound falls with n but for small ripples."""
+    low, found = max(key_bits, bound), None
+    for m in range((low - 1).bit_length(), _LONGEST_LOG + 1):
         n = min(1 << m, longest)
         trial = _bounded(channel, n, key_bits)
         if trial.failure <= failure:
@@ -192,7 +192,7 @@ def _constructed(channel: _Channel, key_bits: int, failure: float, longest: int)
         low = n
     if found is None:
         return
-    step = max(4, int(found.spec["n"]) // 64)
+    step = max(4, int(found.spec["n"]) // 40)
     while int(found.spec["n"]) - low > step:
         trial = _bounded(channel, (int(found.spec["n"]) + low) // 2, key_bits)
         if trial.failure <= failure:

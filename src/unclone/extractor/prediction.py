@@ -4,7 +4,8 @@ A word fails when the true message is not in the decoder's list. At one failure 
 event is approached in stages. Each word has a margin (``PolarCode.margins``): by how little the true path stayed in the
 list. Stage by stage the margin is made to shrink: the words below the current level are copied, each copy is changed a
 little by a Markov chain that keeps the channel's distribution and the level, and the failure probability is the product
-of the shares that passed each level. By linearity of the code and symmetry of the decoder the all-zero word serves.
+of the shares that passed each level. By linearity the all-zero word serves for all, as long as ties are broken
+at random.
 
 Sources: S. K. Au and J. L. Beck, "Estimation of small failure probabilities in high dimensions by subset simulation",
 Probabilistic Eng. Mech. 16(4), 2001; the union bound: E. Arikan, IEEE Trans. Inf. Theory 55(7), 2009.
@@ -100,7 +101,7 @@ def _run(
         return np.searchsorted(shares, rng.random((words, code.n)))
 
     symbols = draw()
-    margin = code.margins(values[symbols])
+    margin = code.margins(values[symbols], rng)
     total, decoded, rate = 0.0, words, 0.1
     while True:
         level, share = _level(margin)
@@ -112,7 +113,7 @@ def _run(
         symbols, margin = symbols[copies], margin[copies]
         for _ in range(_MOVES):
             moved = np.where(rng.random(symbols.shape) < rate, draw(), symbols)
-            reached = code.margins(values[moved])
+            reached = code.margins(values[moved], rng)
             decoded += words
             accepted = reached <= level
             symbols[accepted], margin[accepted] = moved[accepted], reached[accepted]

@@ -32,8 +32,11 @@ _I = NDArray[np.intp]
 # A subtree with at most this many message bits and positions is decided in one step.
 _LEAF_BITS = 4
 _LEAF_SIZE = 64
-# Working set of one chunk, in array elements: the deepest arrays should stay in the second-level cache.
-_CHUNK_ELEMENTS = 1 << 19
+
+
+def _chunk(state: int) -> int:
+    """Words decoded together: enough to amortise numpy's calls, few enough for the second-level cache."""
+    return max(1, (1 << 18) // state, min(16, (1 << 21) // state))
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class ListDecoder:
 
     def __init__(self, info: NDArray[np.bool_], list_size: int) -> None:
         self._size = info.size
+        self._positions = np.flatnonzero(info)
         self._list = list_size
         self._root = _build(info)
 
@@ -82,14 +86,14 @@ class ListDecoder:
             llr: ``float32``, shape ``(words, N)``; positive where 0 is likelier, 0 where nothing is known.
 
         Returns:
-            The codewords, ``uint8`` of shape ``(words, paths, N)``, best first, and their penalties, ``float32`` of
+            The messages, ``uint8`` of shape ``(words, paths, k)``, best first, and their penalties, ``float32`` of
             shape ``(words, paths)``; ``paths`` is the list size or the number of messages, the smaller.
         """
         words = llr.shape[0]
         paths = min(self._list, 1 << min(self._root.bits, 30))
-        out = np.empty((words, paths, self._size), dtype=np.uint8)
+        out = np.empty((words, paths, self._positions.size), dtype=np.uint8)
         penalties = np.empty((words, paths), dtype=np.float32)
-        chunk = max(1, _CHUNK_ELEMENTS // (self._size * paths))
+        chunk = _chunk(self._size * paths)
         for start in range(0, words, chunk):
             part = slice(start, min(words, start + chunk))
             alpha = np.ascontiguousarray(llr[part].T, dtype=np.float32)[:, None, :]
@@ -97,25 +101,27 @@ class ListDecoder:
             beta, _ = run.visit(self._root, alpha)
             order = np.argsort(run.penalty, axis=0, kind="stable")
             penalties[part] = np.take_along_axis(run.penalty, order, axis=0).T
-            bits = (beta < 0).view(np.uint8)
-            out[part] = np.take_along_axis(bits, order[None], axis=1).transpose(2, 1, 0)
+            message = polar_transform((beta < 0).view(np.uint8), axis=0)[self._positions]
+            out[part] = np.take_along_axis(message, order[None], axis=1).transpose(2, 1, 0)
         return out, penalties
 
-    def margins(self, llr: _F) -> _F:
-        """How narrowly the all-zero word stays in the list.
+    def margins(self, llr: _F, rng: np.random.Generator) -> _F:
+        """How narrowly the all-zero word, standing for any word sent, stays in the list.
 
         Args:
-            llr: as in :meth:`decode`.
+            llr: as in :meth:`decode`; integers.
+            rng: decides between candidates of equal penalty. :meth:`decode` keeps those of smaller index, which would
+                favour the all-zero word over a random one.
 
         Returns:
             ``float32``, shape ``(words,)``: over all prunings, the least penalty by which the best path thrown away was
             worse than the all-zero path; negative where that itself was thrown away, infinite where nothing was.
         """
         out = np.empty(llr.shape[0], dtype=np.float32)
-        chunk = max(1, _CHUNK_ELEMENTS // (self._size * self._list))
+        chunk = _chunk(self._size * self._list)
         for start in range(0, llr.shape[0], chunk):
             alpha = np.ascontiguousarray(llr[start : start + chunk].T, dtype=np.float32)[:, None, :]
-            run = _Watch(self._list, alpha.shape[2])
+            run = _Watch(self._list, alpha.shape[2], rng)
             run.visit(self._root, alpha)
             out[start : start + chunk] = np.where(run.where < 0, np.float32(-1), run.margin)
         return out
@@ -197,12 +203,15 @@ class Run:
 class _Watch(Run):
     """A run that knows that the all-zero word was sent, for the estimation of rare failures."""
 
-    def __init__(self, list_size: int, words: int) -> None:
+    def __init__(self, list_size: int, words: int, rng: np.random.Generator) -> None:
         super().__init__(list_size, words)
+        self.rng = rng
         self.where: _I = np.zeros(words, dtype=np.intp)  # place of the all-zero path, -1 when lost
         self.margin: _F = np.full(words, np.inf, dtype=np.float32)
 
     def select(self, metric: _F) -> _I:
+        # Penalties of integer ratios are integers: less than one changes no order, and breaks ties evenly.
+        metric = metric + self.rng.random(metric.shape, dtype=np.float32) * np.float32(0.5)
         # The all-zero continuation is candidate 0 of its leaf, so its index is that of its path.
         order = np.argpartition(np.ascontiguousarray(metric.T), self.limit, axis=1).T
         chosen = order[: self.limit]

@@ -119,16 +119,16 @@ class PolarCode:
         depend on the other words. The scale of ``llr`` does not matter, only ratios do, and those above 256 to 1 are
         not resolved.
         """
-        words, _ = self._decoder.decode(self._mother(llr))
-        return np.ascontiguousarray(polar_transform(words)[..., self._positions])
+        return self._decoder.decode(self._mother(llr))[0]
 
-    def margins(self, llr: ArrayLike) -> NDArray[np.float32]:
-        """How narrowly the all-zero word, taken as sent, stays among the candidates; shape ``(words,)``.
+    def margins(self, llr: ArrayLike, rng: np.random.Generator) -> NDArray[np.float32]:
+        """How narrowly the word sent stays among the candidates; shape ``(words,)``. For estimating rare failures.
 
-        The least amount by which any path thrown away was worse, in units of the word's largest magnitude; negative
-        where the all-zero word is not among the candidates of :meth:`decode`. For the estimation of rare failures.
+        The all-zero word stands for any word sent, by linearity; ``rng`` breaks ties, which for random words are
+        evenly broken. The value is the least amount by which any path thrown away was worse, in units of the word's
+        largest magnitude; negative where the word sent is not among the candidates.
         """
-        return self._decoder.margins(self._mother(llr)) / np.float32(_LEVELS)
+        return self._decoder.margins(self._mother(llr), rng) / np.float32(_LEVELS)
 
     def _mother(self, llr: ArrayLike) -> NDArray[np.float32]:
         """The mother code's symbols, ``float32`` integers of shape ``(words, 2**m)``, the largest received of 256."""

@@ -11,23 +11,25 @@ from numpy.typing import NDArray
 __all__ = ["bit_reversed", "polar_transform"]
 
 
-def polar_transform(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def polar_transform(bits: NDArray[np.uint8], axis: int = -1) -> NDArray[np.uint8]:
     """Multiply by the m-fold Kronecker power of ((1, 0), (1, 1)) over GF(2), natural order, no bit reversal.
 
     The transform is its own inverse.
 
     Args:
-        bits: ``uint8`` 0/1, shape ``(..., 2**m)``; left unchanged.
+        bits: ``uint8`` 0/1, ``2**m`` long along ``axis``; left unchanged.
+        axis: 0 or -1.
 
     Returns:
         ``uint8`` of the same shape.
     """
     x = np.array(bits, dtype=np.uint8, order="C")
-    size = x.shape[-1]
+    size = x.shape[axis]
+    inner = 1 if axis == -1 else x.size // max(1, size)
     half = 1
     while half < size:
-        view = x.reshape(-1, size // (2 * half), 2, half)
-        view[:, :, 0] ^= view[:, :, 1]
+        view = x.reshape(-1, 2, half * inner)
+        view[:, 0] ^= view[:, 1]
         half *= 2
     return x
 
