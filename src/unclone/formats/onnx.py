@@ -24,7 +24,8 @@ from unclone.formats.base import (
     Region,
     Weight,
 )
-from unclone.formats.onnx_graph import Model, parse_model
+from unclone.formats.onnx_graph import Model
+from unclone.formats.onnx_parse import parse_model
 from unclone.formats.onnx_tensor import Tensor, embed, external_file, make_external
 from unclone.formats.onnx_use import reasons
 from unclone.formats.onnx_wire import LEN, VARINT, Edit, Message, Source, apply, field_bytes, varint

@@ -17,8 +17,9 @@ import numpy as np
 from unclone.errors import FormatError, MissingExtraError, ParameterError, UnsupportedError
 from unclone.formats.base import Copy, Literal
 from unclone.formats.onnx import PROTOBUF_LIMIT
-from unclone.formats.onnx_graph import Model, parse_model
+from unclone.formats.onnx_graph import Model
 from unclone.formats.onnx_ops import KNOWN_DOMAINS
+from unclone.formats.onnx_parse import parse_model
 from unclone.formats.onnx_tensor import DTYPE_NUMBERS, DTYPES, Tensor, embed, make_external
 from unclone.formats.onnx_wire import Edit, Source, apply
 from unclone.model import RestoredModel, restore
