@@ -330,3 +330,107 @@ def embedding_and_index_tables(_: Path) -> onnx.ModelProto:
         [constant(table, "table"), constant(weights(30, 8), "E"), constant(lookup, "lookup")],
         inputs=[info("ids", [5], TensorProto.INT64)],
     )
+
+
+@model
+def recurrent_network(_: Path) -> onnx.ModelProto:
+    return make(
+        [
+            h.make_node("Unsqueeze", ["x", "axes"], ["u"]),
+            h.make_node(
+                "LSTM", ["u", "W", "R", "B", "lengths"], ["", "hidden"], hidden_size=6, activation_alpha=[0.1] * 3
+            ),
+            h.make_node("Squeeze", ["hidden", "axes"], ["y"]),
+        ],
+        [
+            constant(weights(1, 24, 8), "W"),
+            constant(weights(1, 24, 6, seed=1), "R"),
+            constant(weights(1, 48, seed=2), "B"),
+            constant(np.array([1, 1], dtype=np.int32), "lengths"),
+            constant(np.array([0]), "axes"),
+        ],
+        inputs=[info("x", [2, 8])],
+        outputs=[info("y", ["n", 6])],
+    )
+
+
+@model
+def weights_from_outside_used_in_a_branch(_: Path) -> onnx.ModelProto:
+    """The outer graph's weight and shape are used in a branch only; the branch's result is a shape outside."""
+    inner = h.make_graph(
+        [h.make_node("MatMul", ["x", "outer"], ["t1"]), h.make_node("Reshape", ["t1", "outer_shape"], ["t2"])],
+        "then",
+        [],
+        [info("t2"), info("then_shape", [2], TensorProto.INT64)],
+        [constant(np.array([8, 2]), "then_shape")],
+    )
+    other = h.make_graph(
+        [h.make_node("Add", ["x", "bias"], ["e1"])],
+        "else",
+        [],
+        [info("e1"), info("else_shape", [2], TensorProto.INT64)],
+        [constant(weights(8, seed=3), "bias"), constant(np.array([2, 8]), "else_shape")],
+    )
+    return make(
+        [
+            h.make_node("If", ["cond"], ["z", "shape"], then_branch=inner, else_branch=other),
+            h.make_node("Reshape", ["z", "shape"], ["y"]),
+        ],
+        [
+            constant(np.array(True), "cond"),
+            constant(weights(8, 8), "outer"),
+            constant(np.array([4, 4]), "outer_shape"),
+        ],
+    )
+
+
+@model
+def four_bit_blocks(_: Path) -> onnx.ModelProto:
+    """ONNX Runtime's MatMulNBits: packed codes, scales and zero points."""
+    rng = np.random.default_rng(19)
+    return make(
+        [
+            h.make_node(
+                "MatMulNBits", ["x", "B", "S", "Z"], ["y"], domain="com.microsoft", K=64, N=16, bits=4, block_size=32
+            )
+        ],
+        [
+            constant(rng.integers(0, 256, (16, 2, 16)).astype(np.uint8), "B"),
+            constant(rng.uniform(0.01, 0.1, 32).astype(np.float32), "S"),
+            constant(rng.integers(0, 256, 16).astype(np.uint8), "Z"),
+        ],
+        inputs=[info("x", [3, 64])],
+        opsets=[h.make_opsetid("com.microsoft", 1)],
+    )
+
+
+@model
+def quantised_operators(_: Path) -> onnx.ModelProto:
+    """QLinearConv with an int32 bias, between a quantiser and a dequantiser."""
+    rng = np.random.default_rng(20)
+    zero8, zero_u = np.array(0, dtype=np.int8), np.array(128, dtype=np.uint8)
+    return make(
+        [
+            h.make_node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
+            h.make_node("QLinearConv", ["q", "xs", "xz", "W", "ws", "wz", "ys", "yz", "bias"], ["c"]),
+            h.make_node("DequantizeLinear", ["c", "ys", "yz"], ["d"]),
+            h.make_node("DequantizeLinear", ["late", "ls", "lz"], ["l"]),
+            h.make_node("Add", ["d", "l"], ["y"]),
+        ],
+        [
+            *[
+                constant(np.array(value, dtype=np.float32), name)
+                for name, value in (("xs", 0.02), ("ys", 0.1), ("ls", 0.01))
+            ],
+            constant(zero_u, "xz"),
+            constant(rng.integers(-128, 128, (4, 3, 3, 3)).astype(np.int8), "W"),
+            constant(np.full(4, 0.01, dtype=np.float32), "ws"),
+            constant(np.zeros(4, dtype=np.int8), "wz"),
+            constant(zero_u, "yz"),
+            constant(rng.integers(-900, 900, 4).astype(np.int32), "bias"),
+            constant(rng.integers(-128, 128, (4, 1, 1)).astype(np.int8), "late"),
+            constant(zero8, "lz"),
+        ],
+        inputs=[info("x", [1, 3, 6, 6])],
+        outputs=[info("y", [1, 4, 4, 4])],
+    )

