@@ -19,7 +19,7 @@ NOMINAL = {8: (0.02, 0.5), 9: (0.05, 0.5), 10: (0.10, 0.5), 11: (0.18, 0.5), 12:
 
 
 def channel(e, p):
-    """Differing pairs: both cells right, both wrong, one of them (an erasure); pairs that do not differ are erasures."""
+    """Differing pairs: both cells right, both wrong, or one of them (an erasure); the other pairs are erasures."""
     fall, rise = e / (2 * p), e / (2 * (1 - p))
     right, wrong = (1 - fall) * (1 - rise), fall * rise
     decisive = 2 * p * (1 - p) * (right + wrong)
@@ -27,8 +27,9 @@ def channel(e, p):
 
 
 def main():
-    print('"""Message positions of the pair codes, most reliable first. Made by tools/make_code_sequence.py; do not edit."""\n')
-    print("from typing import Final\n\n__all__ = [\"SEQUENCE\"]\n")
+    print('"""Message positions of the pair codes, most reliable first.\n')
+    print('Made by tools/make_code_sequence.py; do not edit.\n"""\n')
+    print('from typing import Final\n\n__all__ = ["SEQUENCE"]\n')
     print("# Logarithm of the length -> positions, big-endian 16 bit, base64.\nSEQUENCE: Final[dict[int, str]] = {")
     for m, (e, p) in NOMINAL.items():
         with np.errstate(divide="ignore"):
