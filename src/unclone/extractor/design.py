@@ -111,7 +111,8 @@ def design(
         prefer: ``"bits"`` for the fewest response bits that reach the target; ``"failure"`` for the least failure that
             fits into ``max_response_bits``, at a small decoding effort.
         family: ``"polar"``, or ``"repetition-reed-muller"`` for the simple alternative.
-        simulate: for classes of cells, shorten the code by rare-event simulation; takes about a minute.
+        simulate: also look for a shorter code by rare-event simulation on the spot; takes about a minute. Worth it for
+            classes of cells and for key lengths that the table lacks.
 
     Raises:
         ParameterError: a value out of range, or no code reaches the target within the limits.
@@ -142,7 +143,7 @@ def design(
         found = [entry for entry in _table(channel, key_bits, longest) if entry.failure <= failure]
         if not found:
             found = [*_constructed(channel, key_bits, failure, bound, longest)]
-        if simulate and channel.single is None:
+        if simulate:
             found += _simulated(channel, key_bits, failure, bound, longest)
     found = [entry for entry in found if entry.failure <= failure]
     if not found:
@@ -212,8 +213,8 @@ def _longest(channel: _Channel, key_bits: int, longest: int) -> Iterator[_Found]
 
 def _simulated(channel: _Channel, key_bits: int, failure: float, bound: int, longest: int) -> list[_Found]:
     """Lengths from near the bound upward, until rare-event simulation confirms one."""
-    factor = 1.10
-    while (n := int(bound * factor)) <= longest and factor < 1.6:
+    factor = 1.02 + 0.09 * key_bits / 128
+    while (n := int(bound * factor)) <= longest and factor < 2:
         code, _ = construct(n, key_bits, 32, channel.error, channel.weight)
         result = rare_failure(code, channel.error, channel.weight, words=300, runs=3, least=failure / 1e4)
         upper = 10.0 ** (result.log10 + 2 * result.error)

@@ -160,7 +160,7 @@ def construct(
         raise ParameterError("expected 1 <= k <= n <= 65536")
     m = max(1, (n - 1).bit_length())
     kind = drop or ("last" if 2 * k > n else "first")
-    rates = bit_error_rates(m, n, kind, p, w)
+    rates = bit_error_rates(m, n, kind, p, w, quick=True)
     usable = np.zeros(1 << m, dtype=np.bool_)
     usable[slice((1 << m) - n, None) if kind == "first" else slice(0, n)] = True
     info = message_positions(rates, k, usable)

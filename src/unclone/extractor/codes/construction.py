@@ -18,6 +18,8 @@ _Channel = tuple[NDArray[np.float64], NDArray[np.float64]]  # error probabilitie
 
 _BINS = 64
 _SCALE = 0.1  # below this log-likelihood ratio the classes are spaced evenly, above it by its logarithm
+_HOPELESS = 1e-3  # sum of squared biases under which no position is worth a message bit
+_SURE = 1e-20
 _REACH = float(np.arcsinh(50 / _SCALE))
 
 
@@ -54,6 +56,7 @@ def bit_error_rates(
     error: NDArray[np.float64],
     weight: NDArray[np.float64],
     wanted: NDArray[np.bool_] | None = None,
+    quick: bool = False,
 ) -> NDArray[np.float64]:
     """Error probability of each of the ``2**m`` positions of u under successive cancellation.
 
@@ -64,6 +67,7 @@ def bit_error_rates(
         error: error probabilities of the classes of the channel, shape ``(classes,)``.
         weight: their shares, summing to 1.
         wanted: positions to work out, ``bool``, shape ``(2**m,)``; the others are 0.5 where that saves work.
+        quick: do not tell apart positions that are all hopeless (0.5) or all sure (below 1e-20, an upper bound).
 
     Returns:
         ``float64``, shape ``(2**m,)``.
@@ -73,21 +77,30 @@ def bit_error_rates(
     lost: _Channel = (np.array([0.5]), np.array([1.0])) if drop == "first" else (np.array([1e-300]), np.array([1.0]))
     ids = np.zeros(size, dtype=np.intp)
     ids[slice(0, size - n) if drop == "first" else slice(n, size)] = 1
-    return _evolve([kept, lost], ids, np.ones(size, dtype=np.bool_) if wanted is None else wanted)
+    return _evolve([kept, lost], ids, np.ones(size, dtype=np.bool_) if wanted is None else wanted, quick)
 
 
-def _evolve(channels: list[_Channel], ids: NDArray[np.intp], wanted: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _evolve(
+    channels: list[_Channel], ids: NDArray[np.intp], wanted: NDArray[np.bool_], quick: bool
+) -> NDArray[np.float64]:
     """``ids`` names the channel of each position of a node; equal pairs of channels are worked out once."""
     if not wanted.any():
         return np.full(ids.size, 0.5)
     if ids.size == 1:
         p, w = channels[int(ids[0])]
         return np.array([float((p * w).sum())])
+    if quick:
+        # A position below this node sees at most ids.size copies: capacities add up, and so do errors.
+        if ids.size * max(float((1 - 2 * p) ** 2 @ w) for p, w in channels) < _HOPELESS:
+            return np.full(ids.size, 0.5)
+        sure = ids.size * max(float(p @ w) for p, w in channels)
+        if sure < _SURE:
+            return np.full(ids.size, sure)
     half = ids.size // 2
     pairs, index = np.unique(ids[:half] * len(channels) + ids[half:], return_inverse=True)
     ends = [(channels[int(pair) // len(channels)], channels[int(pair) % len(channels)]) for pair in pairs]
-    left = _evolve([_check(a, b) for a, b in ends] if wanted[:half].any() else [], index, wanted[:half])
-    right = _evolve([_repeat(a, b) for a, b in ends] if wanted[half:].any() else [], index, wanted[half:])
+    left = _evolve([_check(a, b) for a, b in ends] if wanted[:half].any() else [], index, wanted[:half], quick)
+    right = _evolve([_repeat(a, b) for a, b in ends] if wanted[half:].any() else [], index, wanted[half:], quick)
     return np.concatenate([left, right])
 
 
