@@ -47,9 +47,14 @@ def public_key(private: bytes) -> bytes:
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
-def _schedule(shared: bytes, enc: bytes, recipient: bytes, info: bytes) -> tuple[bytes, bytes]:
-    eae = _extract(_KEM, b"", b"eae_prk", shared)
-    secret = _expand(_KEM, eae, b"shared_secret", enc + recipient, 32)
+def shared_secret(private: bytes, peer: bytes, context: bytes) -> bytes:
+    """The DHKEM's shared secret: section 4.1, ``ExtractAndExpand(DH(private, peer), enc || recipient)``."""
+    exchanged = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(peer))
+    return _expand(_KEM, _extract(_KEM, b"", b"eae_prk", exchanged), b"shared_secret", context, 32)
+
+
+def _schedule(secret: bytes, info: bytes) -> tuple[bytes, bytes]:
+    """Key and nonce of the first message: section 5.1, mode base."""
     context = b"\x00" + _extract(_SUITE, b"", b"psk_id_hash", b"") + _extract(_SUITE, b"", b"info_hash", info)
     prk = _extract(_SUITE, secret, b"secret", b"")
     return _expand(_SUITE, prk, b"key", context, 32), _expand(_SUITE, prk, b"base_nonce", context, 12)
@@ -58,8 +63,7 @@ def _schedule(shared: bytes, enc: bytes, recipient: bytes, info: bytes) -> tuple
 def open_sealed(private: bytes, info: bytes, enc: bytes, ciphertext: bytes) -> bytes:
     """Open(enc, ciphertext) with empty associated data."""
     try:
-        shared = X25519PrivateKey.from_private_bytes(private).exchange(X25519PublicKey.from_public_bytes(enc))
-        key, nonce = _schedule(shared, enc, public_key(private), info)
+        key, nonce = _schedule(shared_secret(private, enc, enc + public_key(private)), info)
         return AESGCM(key).decrypt(nonce, ciphertext, b"")
     except (InvalidTag, ValueError):
         raise OpenError from None
@@ -68,6 +72,5 @@ def open_sealed(private: bytes, info: bytes, enc: bytes, ciphertext: bytes) -> b
 def seal(recipient: bytes, info: bytes, plaintext: bytes, ephemeral: bytes) -> tuple[bytes, bytes]:
     """Seal with a given ephemeral private key, for known-answer tests: (enc, ciphertext)."""
     enc = public_key(ephemeral)
-    shared = X25519PrivateKey.from_private_bytes(ephemeral).exchange(X25519PublicKey.from_public_bytes(recipient))
-    key, nonce = _schedule(shared, enc, recipient, info)
+    key, nonce = _schedule(shared_secret(ephemeral, recipient, enc + recipient), info)
     return enc, AESGCM(key).encrypt(nonce, plaintext, b"")
