@@ -33,7 +33,6 @@ def archive() -> bytes:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"GGUF\x03\x00\x00\x00", "GGUF"),
         (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
         (archive(), "zip archive"),
         (b"\x93NUMPY\x01\x00", "numpy"),
@@ -52,7 +51,7 @@ def test_a_known_file_that_is_not_bound_is_named(content: bytes, said: str, tmp_
     ("name", "content", "said"),
     [
         ("m.bin", b"", "empty"),
-        ("m.bin", b"hello, world\n" * 9, "supported: safetensors"),
+        ("m.bin", b"hello, world\n" * 9, "supported: gguf"),
         ("m.safetensors", b"\x00" * 64, "damaged, truncated or something else"),
         ("m.bin", bytes(64), "no model file"),
     ],

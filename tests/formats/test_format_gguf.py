@@ -1,0 +1,211 @@
+"""GGUF: every type, its own reader and dequantiser, and files meant to hurt."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import unclone
+from unclone.errors import AlreadyBoundError, FormatError, UncloneError, UnsupportedError
+from unclone.formats.gguf import TYPES, BlockType, Gguf
+from unclone.records import Device, DeviceKey
+
+BLOCKS = {number: kind for number, kind in TYPES.items() if kind.scales}
+
+
+def text(value: str | bytes) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return struct.pack("<Q", len(data)) + data
+
+
+def string(key: str, value: str) -> bytes:
+    return text(key) + struct.pack("<I", 8) + text(value)
+
+
+def strings(key: str, values: Sequence[str]) -> bytes:
+    return text(key) + struct.pack("<IIQ", 9, 8, len(values)) + b"".join(text(value) for value in values)
+
+
+def info(name: str, shape: Sequence[int], kind: int, offset: int) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+
+
+def file(metadata: Sequence[bytes], infos: Sequence[bytes], data: bytes, version: int = 3, align: int = 32) -> bytes:
+    start = b"GGUF" + struct.pack("<IQQ", version, len(infos), len(metadata)) + b"".join(metadata) + b"".join(infos)
+    return start + bytes(-len(start) % align) + data
+
+
+METADATA = [
+    string("general.architecture", "llama"),
+    strings("tokenizer.ggml.tokens", [f"token {n} ü" for n in range(500)]),
+    text("f") + struct.pack("<If", 6, 0.5),
+    text("nested")
+    + struct.pack("<IIQ", 9, 9, 2)
+    + struct.pack("<IQ2I", 4, 2, 7, 8)
+    + struct.pack("<IQ", 8, 1)
+    + text("x"),
+]
+
+
+def blocks(kind: BlockType, count: int, rng: np.random.Generator) -> bytes:
+    """Random codes with scales such as weights have."""
+    data = np.frombuffer(rng.bytes(count * kind.nbytes), dtype=np.uint8).reshape(count, kind.nbytes).copy()
+    for place in kind.scales:
+        scale = (rng.uniform(0.001, 0.02, count) * rng.choice([-1, 1], count)).astype("<f2")
+        data[:, place : place + 2] = scale.view(np.uint8).reshape(count, 2)
+    return data.tobytes()
+
+
+def every_type(path: Path, align: int = 32) -> dict[str, bytes]:
+    rng = np.random.default_rng(1)
+    metadata = METADATA if align == 32 else [*METADATA, text("general.alignment") + struct.pack("<II", 4, align)]
+    infos, data, true = [], b"", {}
+    for number, kind in TYPES.items():
+        if kind.scales:
+            raw = blocks(kind, 6, rng)
+        elif kind.name.startswith("float"):
+            raw = rng.normal(0, 0.1, 6 * 32).astype(kind.name).tobytes()
+        elif kind.name == "bfloat16":
+            raw = (rng.normal(0, 0.1, 192).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).tobytes()
+        else:
+            raw = rng.bytes(192 * kind.nbytes)
+        shape = [2 * kind.elements, 3] if kind.scales else [32, 6]
+        infos.append(info(f"blk.0.{kind.name}", shape, number, len(data)))
+        true[f"blk.0.{kind.name}"] = raw
+        data += raw + bytes(-len(raw) % align)
+    path.write_bytes(file(metadata, infos, data, align=align))
+    return true
+
+
+@pytest.mark.parametrize("bits", ["finite", "all"])
+@pytest.mark.parametrize("align", [32, 256])
+def test_every_type_is_masked_and_restored_to_the_bit(
+    align: int, bits: str, tmp_path: Path, device: Device, key: DeviceKey
+) -> None:
+    true = every_type(tmp_path / "m.gguf", align)
+    bound = tmp_path / "b.gguf"
+    header = unclone.bind(tmp_path / "m.gguf", device, bound, bits=bits)
+    assert not header.clear
+    assert {name: tensor.data.tobytes() for name, tensor in unclone.restore(bound, key).items()} == true
+    content = bound.read_bytes()
+    assert all(raw not in content for raw in true.values())
+    assert b"".join(METADATA) in content
+    with pytest.raises(AlreadyBoundError):
+        unclone.bind(bound, device, tmp_path / "c.gguf")
+
+
+@pytest.mark.parametrize("number", BLOCKS)
+def test_block_scales_stay_finite_and_of_their_size(number: int, tmp_path: Path, device: Device) -> None:
+    kind = BLOCKS[number]
+    rng = np.random.default_rng(2)
+    raw = blocks(kind, 2000, rng)
+    path, bound = tmp_path / "m.gguf", tmp_path / "b.gguf"
+    path.write_bytes(file([], [info("w", [kind.elements, 2000], number, 0)], raw))
+    unclone.bind(path, device, bound)
+    region = Gguf().layout(bound).regions["w"]
+    before = np.frombuffer(raw, dtype=np.uint8).reshape(-1, kind.nbytes)
+    after = np.frombuffer(bound.read_bytes(), np.uint8, region.nbytes, region.offset).reshape(-1, kind.nbytes)
+    codes = np.setdiff1d(np.arange(kind.nbytes), [place + n for place in kind.scales for n in (0, 1)])
+    # About half of all code bits flip: 8 n bits, binomial, six standard deviations.
+    flipped = int(np.unpackbits(before[:, codes] ^ after[:, codes]).sum())
+    total = 8 * 2000 * len(codes)
+    assert abs(flipped - total / 2) < 6 * (total / 4) ** 0.5
+    for place in kind.scales:
+        true = np.ascontiguousarray(before[:, place : place + 2]).view("<f2")[:, 0].astype(np.float64)
+        masked = np.ascontiguousarray(after[:, place : place + 2]).view("<f2")[:, 0].astype(np.float64)
+        assert np.isfinite(masked).all()
+        assert np.abs(masked).max() <= 4 * np.abs(true).max()
+        assert (true != masked).mean() > 0.99
+
+
+def test_its_own_reader_takes_a_bound_file(tmp_path: Path, device: Device) -> None:
+    gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
+    true = every_type(tmp_path / "m.gguf")
+    unclone.bind(tmp_path / "m.gguf", device, tmp_path / "b.gguf")
+    ordinary, bound = gguf.GGUFReader(tmp_path / "m.gguf"), gguf.GGUFReader(tmp_path / "b.gguf")
+    assert set(bound.fields) == {*ordinary.fields, "unclone"}
+    for a, b in zip(ordinary.tensors, bound.tensors, strict=True):
+        assert (a.name, a.tensor_type, a.shape.tolist()) == (b.name, b.tensor_type, b.shape.tolist())
+        assert a.data.tobytes() == true[a.name]
+        if a.tensor_type.name.startswith(("F16", "F32", "BF", "Q", "IQ")):  # all that it can dequantise
+            values = gguf.dequantize(b.data, b.tensor_type)
+            assert np.isfinite(values).all()
+            assert not np.array_equal(values, gguf.dequantize(a.data, a.tensor_type))
+
+
+W = info("w", [4], 0, 0)
+HOSTILE: dict[str, tuple[Any, str]] = {
+    "only a magic number": (b"GGUF", "truncated"),
+    "version 1": (file([], [W], bytes(16), version=1), "version 1"),
+    "big-endian": (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version 50331648"),
+    "2^60 tensors": (b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 0), "over the limit"),
+    "2^60 entries": (b"GGUF" + struct.pack("<IQQ", 3, 0, 1 << 60), "over the limit"),
+    "a million entries that are not there": (b"GGUF" + struct.pack("<IQQ", 3, 0, 1_000_000), "truncated"),
+    "a key of 2^62 bytes": (file([struct.pack("<Q", 1 << 62)], [], b""), "over the limit"),
+    "a string of 2^62 bytes": (file([text("a") + struct.pack("<IQ", 8, 1 << 62)], [W], bytes(16)), "truncated"),
+    "an array of 2^62 numbers": (file([text("a") + struct.pack("<IIQ", 9, 4, 1 << 62)], [W], bytes(16)), "truncated"),
+    "an array of 2^62 strings": (
+        file([text("a") + struct.pack("<IIQ", 9, 8, 1 << 62)], [W], bytes(16)),
+        "over the limit",
+    ),
+    "arrays in arrays in arrays": (
+        file([text("a") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 50], [W], bytes(16)),
+        "deep",
+    ),
+    "an unknown metadata type": (file([text("a") + struct.pack("<I", 77)], [W], bytes(16)), "type 77"),
+    "a key twice": (file([string("a", ""), string("a", "")], [W], bytes(16)), "twice"),
+    "a key that is no text": (file([text(b"\xff") + struct.pack("<IB", 7, 1)], [W], bytes(16)), "UTF-8"),
+    "a header that is a number": (file([text("unclone") + struct.pack("<II", 4, 1)], [W], bytes(16)), "no string"),
+    "a header of 2 GB": (file([text("unclone") + struct.pack("<IQ", 8, 1 << 31)], [W], bytes(16)), "longer than"),
+    "alignment 0": (file([text("general.alignment") + struct.pack("<II", 4, 0)], [W], bytes(16)), "alignment"),
+    "alignment 48": (file([text("general.alignment") + struct.pack("<II", 4, 48)], [W], bytes(16)), "alignment"),
+    "a name twice": (file([], [W, info("w", [4], 0, 32)], bytes(64)), "called"),
+    "an overlap": (file([], [W, info("v", [4], 0, 0)], bytes(64)), "overlaps"),
+    "a hole": (file([], [W, info("v", [4], 0, 64)], bytes(96)), "hole"),
+    "data cut off": (file([], [info("w", [400], 0, 0)], bytes(64)), "truncated"),
+    "a size that overflows": (file([], [info("w", [1 << 40, 1 << 40], 0, 0)], bytes(64)), "larger than any memory"),
+    "a hundred dimensions": (file([], [info("w", [1] * 100, 0, 0)], bytes(64)), "dimensions"),
+    "half a block": (file([], [info("w", [33], 8, 0)], bytes(68)), "whole blocks"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_file_is_refused_with_what_is_wrong(name: str, tmp_path: Path) -> None:
+    content, message = HOSTILE[name]
+    (tmp_path / "m.gguf").write_bytes(content)
+    for read in (Gguf().draft, Gguf().layout):
+        with pytest.raises(FormatError, match=message):
+            read(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(("number", "named"), [(16, "iq2_xxs"), (39, "mxfp4"), (999, "number 999")])
+def test_a_type_that_is_not_bound_is_named(number: int, named: str, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(file([], [info("w", [256], number, 0)], bytes(512)))
+    with pytest.raises(UnsupportedError, match=named):
+        Gguf().draft(tmp_path / "m.gguf")
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damage_never_escapes_the_error_tree(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "m.gguf"
+    every_type(path)
+    content = bytearray(path.read_bytes())
+    # Damage in the metadata of 500 tokens teaches little: half of it goes to the ends.
+    spans = [(0, 200), (len(content) - 9000, len(content) - 1), (0, len(content) - 1)]
+    for _ in range(data.draw(st.integers(1, 4))):
+        low, high = data.draw(st.sampled_from(spans))
+        place = data.draw(st.integers(max(0, low), high))
+        content[place : place + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    path.write_bytes(content)
+    for read in (Gguf().draft, Gguf().layout):
+        with contextlib.suppress(UncloneError):
+            read(path)
