@@ -37,6 +37,7 @@ _LEAST_KEY, _MOST_KEY = 64, 2048
 _LEAST_FAILURE, _MOST_FAILURE = 1e-15, 0.1
 _LONGEST_LOG = 14  # mother length of codes made on the spot
 _QUICK_LIST = 8
+_LOOSE = 1.7  # times the finite-length bound; the union bound reaches that at best
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,9 @@ def design(
         found = [*_table(channel, key_bits, longest), *_longest(channel, key_bits, longest)]
     else:
         found = [entry for entry in _table(channel, key_bits, longest) if entry.failure <= failure]
-        if not found:
-            found = [*_constructed(channel, key_bits, failure, bound, longest)]
+        shortest = min((entry.rank[0] for entry in found), default=longest + 1)
+        if shortest > _LOOSE * bound:  # a gap in the table
+            found += _constructed(channel, key_bits, failure, bound, shortest - 1)
         if simulate:
             found += _simulated(channel, key_bits, failure, bound, longest)
     found = [entry for entry in found if entry.failure <= failure]
