@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import unclone
 from unclone.errors import AlreadyBoundError, FormatError, UncloneError, UnsupportedError
-from unclone.formats.gguf import TYPES, BlockType, Gguf
+from unclone.formats.gguf import Gguf
+from unclone.formats.gguf_parse import TYPES, BlockType
 from unclone.records import Device, DeviceKey
 
 BLOCKS = {number: kind for number, kind in TYPES.items() if kind.scales}
