@@ -85,7 +85,8 @@ def read_carrier(path: Path) -> Carrier:
     except OSError as problem:
         raise Finding("FormatError", f"cannot read: {problem.strerror}") from None
     entries = _carrier_json(raw)
-    metadata = entries.pop("__metadata__", {})
+    metadata = entries.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata
     need(isinstance(metadata, dict) and all(isinstance(v, str) for v in metadata.values()), "metadata is no string map")
     tensors = {name: _carrier_tensor(name, entry, 8 + length) for name, entry in entries.items()}
     position = 8 + length

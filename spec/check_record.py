@@ -94,7 +94,7 @@ def parse(data: bytes) -> dict[str, Any]:
     need(isinstance(report, dict) and set(report) == FIGURES | {"notes"}, "report")
     need(all(type(report[name]) is int for name in FIGURES), "every figure is an integer")
     need(isinstance(report["notes"], list) and all(isinstance(note, str) for note in report["notes"]), "notes")
-    return record
+    return dict(record)
 
 
 def open_key(record: dict[str, Any], candidates: list[bytes]) -> bytes:
