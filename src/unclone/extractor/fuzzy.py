@@ -158,6 +158,8 @@ def seal_plan(plan: Plan, measured: Measured, readings: int, key_bits: int, rng:
     notes = [f"{plan.mode} debiasing, designed for a bit error rate of {plan.rate:.1%}"]
     if rate is None:
         notes.append("one reading: the bit error rate was not measured")
+    elif plan.rate < 1.5 * rate.estimate:
+        notes.append("little margin: designed for less than 1.5 times the bit error rate that was measured")
     if plan.accounting.notes:
         notes.append("a test found the symbols unfair; what it found is charged")
     report = EnrollmentReport(

@@ -38,9 +38,11 @@ def _entropy_nats(share: Floats) -> Floats:
 
 def phase_shares(response: Bits, period: int) -> tuple[Floats, NDArray[np.int64]]:
     """Share of ones and number of cells in each phase class ``i mod period``, two arrays of shape ``(period,)``."""
-    phase = np.arange(len(response)) % period
-    cells = np.bincount(phase, minlength=period)
-    ones = np.bincount(phase, weights=response, minlength=period)
+    rows, rest = divmod(len(response), period)
+    ones = response[: rows * period].reshape(rows, period).sum(axis=0, dtype=np.int64)
+    ones[:rest] += response[rows * period :]
+    cells = np.full(period, rows)
+    cells[:rest] += 1
     return ones / np.maximum(cells, 1), cells
 
 
