@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -74,6 +75,20 @@ def test_a_model_of_several_chunks(tmp_path: Path) -> None:
         assert found == {name: hashlib.sha256(content).hexdigest() for name, (_, _, content) in data.items()}
 
 
+class Chip:
+    """A memory of 8 KiB, 3 % of whose cells read wrong each time."""
+
+    kind = "test"
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(3)
+        self._cells = self._rng.integers(0, 2, 65536, dtype=np.uint8)
+
+    def evaluate(self, challenge: bytes = b"") -> np.ndarray[Any, np.dtype[np.uint8]]:
+        wrong: np.ndarray[Any, np.dtype[np.uint8]] = (self._rng.random(65536) < 0.03).astype(np.uint8)
+        return self._cells ^ wrong
+
+
 def test_a_record_as_enrolled(monkeypatch: pytest.MonkeyPatch) -> None:
     """The extractor's secret, caught on its way, opens the record in the second reader."""
     caught: list[bytes] = []
@@ -84,7 +99,8 @@ def test_a_record_as_enrolled(monkeypatch: pytest.MonkeyPatch) -> None:
         return seal(key, secret, context)
 
     monkeypatch.setattr(keys, "seal_device_key", catching)
-    device = unclone.enroll("sim:sram?seed=3", name="press 3 Ü")
-    with unclone.reconstruct(device, "sim:sram?seed=3") as key:
+    chip = Chip()
+    device = unclone.enroll(chip, name="press 3 Ü")
+    with unclone.reconstruct(device, chip) as key:
         found = check_record.check(render_device(device), [bytes(len(caught[0])), caught[0]])
         assert found["device_key"] == bytes(key.secret).hex()
