@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .transform import polar_transform
 
-__all__ = ["ListDecoder", "Run"]
+__all__ = ["ListDecoder"]
 
 _F = NDArray[np.float32]
 _I = NDArray[np.intp]
