@@ -17,7 +17,7 @@ from unclone.extractor.fuzzy import parse_helper
 from unclone.extractor.helper import Sketch
 from unclone.records import HelperData
 
-TRIES = 8
+TRIES = 5
 
 
 def digest(secret, helper, hashed):

@@ -42,11 +42,11 @@ def test_failure_rate_is_below_the_prediction(chip, not_above):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_thousand_foreign_chips_are_refused(chip, mode):
+def test_foreign_chips_are_refused(chip, mode):
     made = extractor.generate(chip(32768, 0.03, seed=1).read(3), debias=mode, error_rate=0.1)
     rng = np.random.default_rng(3)
-    foreign = rng.integers(0, 2, (1000, 32768), dtype=np.uint8)
-    for candidates in extractor.reproduce_many(list(foreign), [made.helper] * 1000):
+    foreign = rng.integers(0, 2, (200, 32768), dtype=np.uint8)
+    for candidates in extractor.reproduce_many(list(foreign), [made.helper] * 200):
         assert made.secret not in candidates
 
 

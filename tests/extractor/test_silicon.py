@@ -62,11 +62,12 @@ def test_uno_down_to_the_cold(uno, source):
     assert (tried, bad) == (99, 0)
 
 
-def test_uno_board_over_the_whole_range(uno):
-    """Enrolled at any of 38 temperatures from -23.5 to 70 C, read at all of them: up to 20 % of the bits differ."""
+@pytest.mark.parametrize("every", [18, pytest.param(1, marks=pytest.mark.slow)])
+def test_uno_board_over_the_whole_range(uno, every):
+    """Enrolled at any of 38 temperatures from -23.5 to 70 C, read at all of them: up to 21 % of the bits differ."""
     readings = uno["board22"]
     bad = 0
-    for reading in readings:
+    for reading in readings[::every]:
         made = extractor.generate(reading[None])
         assert made.report.residual_entropy_millibits >= 128_000
         bad += failures(made, readings)
@@ -74,14 +75,14 @@ def test_uno_board_over_the_whole_range(uno):
 
 
 def test_uno_boards_do_not_open_one_another(uno):
-    for board in range(10):
+    for board in range(0, 10, 3):
         made = extractor.generate(uno["reads"][board][-1:])
         others = np.concatenate([uno["reads"][other] for other in range(10) if other != board])
         assert failures(made, others) == len(others)
 
 
 def test_uno_refresh_in_the_cold(uno):
-    for board in range(10):
+    for board in (0, 3, 8):
         readings = uno["reads"][board][uno["valid"][board]]
         made = extractor.generate(readings[-1:])
         again = extractor.regenerate(readings[:1], made.helper, error_rate=0.1)

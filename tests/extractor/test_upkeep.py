@@ -134,7 +134,7 @@ def test_a_smaller_key_uses_a_subcode(chip):
 def test_offsets_of_many_enrolments_are_fair_and_independent_of_each_other(chip, not_above):
     unit = chip(16384, 0.05, ones=0.7, seed=1)
     offsets, alive = [], []
-    for _ in range(40):
+    for _ in range(12):
         fields = extractor.generate(unit.read(1)).helper.fields
         offsets.append(np.unpackbits(np.frombuffer(canonical.b64decode(fields["offset"]), dtype=np.uint8)))
         alive.append(np.unpackbits(np.frombuffer(canonical.b64decode(fields["classes"]), dtype=np.uint8)))

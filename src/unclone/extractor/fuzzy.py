@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_READINGS", "Generated", "generate", "reproduce", "reproduce_many"]
 
 MAX_READINGS: Final = 100
+_TOGETHER: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,14 @@ def reproduce_many(readings: Sequence[NDArray[np.uint8]], helpers: Sequence[Help
     """``reproduce`` for many devices at once; those that share a code are decoded together."""
     if len(readings) != len(helpers):
         raise ParameterError(f"{len(readings)} sets of readings for {len(helpers)} records")
+    out: list[list[bytes]] = []
+    for start in range(0, len(helpers), _TOGETHER):
+        part = slice(start, start + _TOGETHER)
+        out += _reproduce_together(readings[part], helpers[part])
+    return out
+
+
+def _reproduce_together(readings: Sequence[NDArray[np.uint8]], helpers: Sequence[HelperData]) -> list[list[bytes]]:
     groups: dict[int, tuple[Any, list[int], list[NDArray[np.float32]]]] = {}
     for index, (one, helper) in enumerate(zip(readings, helpers, strict=True)):
         sketch = parse_helper(helper)
