@@ -3,8 +3,8 @@
     python tools/make_designs.py [--list 32] [--key 128] [--failure 1e-9] [--ber 0.15 ...] [--words 300] [--runs 4]
 
 For each bit error rate a polar code just long enough for the failure target is searched, then measured by splitting
-(``unclone.extractor.prediction``) at that rate and at rates where it fails between 1e-2 and about 1e-13. Codes already in the
-file for the same goal are kept, so the table grows over several calls. Minutes per code.
+(``unclone.extractor.prediction``) at that rate and at rates where it fails between 1e-2 and about 1e-13. Codes already
+in the file for the same goal are kept, so the table grows over several calls. Minutes per code.
 """
 
 import argparse
