@@ -123,6 +123,22 @@ def test_another_key_and_another_format(bound: tuple[Path, Path], key: DeviceKey
         inference_session(other / "b.safetensors", key)
 
 
+def test_a_file_swapped_after_it_was_verified(
+    bound: tuple[Path, Path], key: DeviceKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = bound[1].read_bytes()
+
+    def swap(path: Path, key: DeviceKey) -> unclone.model.RestoredModel:
+        restored = unclone.restore(path, key)
+        bound[1].unlink()
+        bound[1].write_bytes(content)
+        return restored
+
+    monkeypatch.setattr("unclone.runtime.onnx.restore", swap)
+    with pytest.raises(FormatError, match="changed while"):
+        inference_session(bound[1], key)
+
+
 def test_without_onnxruntime(bound: tuple[Path, Path], key: DeviceKey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
     with pytest.raises(MissingExtraError, match=r"unclone\[onnx\]"):

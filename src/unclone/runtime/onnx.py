@@ -56,14 +56,29 @@ def inference_session(
         UncloneError: as ``unclone.restore``.
     """
     _onnxruntime()  # before the work
-    return session_from(restore(path, key), sess_options=sess_options, providers=providers)
+    before = _state(path)
+    session = session_from(restore(path, key), sess_options=sess_options, providers=providers)
+    if _state(path) != before:
+        raise FormatError(f"{path} changed while it was loaded: what was verified may not be what was read")
+    return session
+
+
+def _state(path: str | os.PathLike[str]) -> tuple[int, ...]:
+    """What tells one content of a file from another: the graph is read again after it was verified."""
+    try:
+        found = os.stat(path)
+    except OSError as problem:
+        raise FormatError(f"cannot read {os.fspath(path)}: {problem.strerror}") from None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def session_from(restored: RestoredModel, *, sess_options: Any = None, providers: Sequence[Any] | None = None) -> Any:
     """A session on a model that is restored already, which must not be wiped while the session lives.
 
+    Reads the graph from the file again: between ``restore`` and this call it must not be replaced.
+
     Raises:
-        FormatError: not an ONNX model, or its file changed since it was restored.
+        FormatError: not an ONNX model.
         MissingExtraError: onnxruntime is not installed.
         ParameterError: the options would write the true weights to disk.
     """
