@@ -164,7 +164,8 @@ class Layout:
         header_file: index into ``files``.
         header_offset: first byte of the encoded header text.
         header_nbytes: its length as encoded in the file.
-        regions: every tensor of the model, masked or not, by name.
+        regions: every tensor whose bytes stand in one piece, masked or not, by name; in a bound model that is every
+            tensor but text and empty ones.
     """
 
     files: tuple[Path, ...]
