@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "unclone"
 
 BASE = {"errors", "records", "canonical", "files", "_version"}
-DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment"}
+DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment"}
 MODEL_HALF = {"mask", "patterns", "header", "formats", "model"}
 ALLOWED = {
     "errors": set(),
@@ -28,6 +28,7 @@ ALLOWED = {
     "header": BASE | {"keys", "mask"},
     "device_file": BASE | {"keys"},
     "enrollment": BASE | {"keys", "quality", "puf", "extractor", "device_file"},
+    "assessment": BASE | {"quality", "puf", "extractor", "enrollment"},
     "model": BASE | {"keys", "mask", "patterns", "header", "formats"},
     "runtime": BASE | {"model", "formats"},
 }

@@ -15,10 +15,12 @@ NAMES = [
     "__version__",
     "bind",
     "enroll",
+    "health",
     "inspect",
     "load_device",
     "open_source",
     "reconstruct",
+    "refresh",
     "restore",
     "save_device",
 ]

@@ -30,7 +30,7 @@ from unclone._version import __version__
 
 if TYPE_CHECKING:
     from unclone.device_file import load_device, save_device
-    from unclone.enrollment import enroll, reconstruct
+    from unclone.enrollment import enroll, health, reconstruct, refresh
     from unclone.errors import UncloneError
     from unclone.model import bind, inspect, restore
     from unclone.puf import open_source
@@ -43,10 +43,12 @@ __all__ = [
     "__version__",
     "bind",
     "enroll",
+    "health",
     "inspect",
     "load_device",
     "open_source",
     "reconstruct",
+    "refresh",
     "restore",
     "save_device",
 ]
@@ -57,10 +59,12 @@ _HOME: Final = {
     "UncloneError": "errors",
     "bind": "model",
     "enroll": "enrollment",
+    "health": "enrollment",
     "inspect": "model",
     "load_device": "device_file",
     "open_source": "puf",
     "reconstruct": "enrollment",
+    "refresh": "enrollment",
     "restore": "model",
     "save_device": "device_file",
 }

@@ -6,7 +6,7 @@ The device half's top: a source, the fuzzy extractor and the record. It knows no
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,10 +20,11 @@ from unclone.records import Device, DeviceKey
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["enroll", "read_source", "reconstruct"]
+__all__ = ["HealthReport", "enroll", "health", "read_source", "reconstruct", "refresh"]
 
 DEFAULT_READINGS: Final = 9
 READINGS_LIMIT: Final = 100
+MARGIN_TO_REFRESH: Final = 1.5
 
 
 def enroll(
@@ -70,7 +71,7 @@ def enroll(
             sealed_key=b"",
             report=generated.report,
         )
-        return replace(device, sealed_key=keys.seal_device_key(key, generated.secret, seal_context(device)))
+        return _seal(device, key, generated.secret)
 
 
 def reconstruct(device: Device | str | os.PathLike[str], source: str | PUF, *, readings: int = 1) -> DeviceKey:
@@ -99,6 +100,87 @@ def _open(record: Device, responses: NDArray[np.uint8]) -> tuple[DeviceKey, byte
             "this is not the enrolled device, its record was altered, or its reading is too noisy: no key"
         )
     return opened
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """How a device fares in the field.
+
+    Attributes:
+        state: ``"good"``, ``"refresh"`` (refresh soon: the margin is below 1.5), or ``"late"`` (the accepted failure
+            is exceeded already).
+        correction: what the reconstruction had to correct, and how much more noise it bears.
+        failure: the failure that ``correction.reach`` and ``correction.margin`` refer to.
+    """
+
+    state: str
+    correction: extractor.Correction
+    failure: float
+
+
+def health(
+    device: Device | str | os.PathLike[str], source: str | PUF, *, readings: int = 3, failure: float = 1e-9
+) -> HealthReport:
+    """Reconstruct, count what had to be corrected, and say how much noise the device still bears.
+
+    Args:
+        device: the record, or its path.
+        source: the source, or its address.
+        readings: readings; combined to reconstruct, averaged to measure.
+        failure: accepted probability that one reconstruction fails.
+
+    Raises:
+        ReconstructionError: no key; see ``reconstruct``.
+        RecordError: the record is malformed.
+        SourceError: the source cannot be opened or read.
+    """
+    record = device if isinstance(device, Device) else load_device(device)
+    responses = read_source(open_source(source), readings)
+    key, secret = _open(record, responses)
+    key.wipe()
+    correction = extractor.measure(responses, record.helper, secret, failure=failure)
+    state = "late" if correction.margin < 1 else "refresh" if correction.margin < MARGIN_TO_REFRESH else "good"
+    return HealthReport(state, correction, failure)
+
+
+def refresh(
+    device: Device | str | os.PathLike[str],
+    source: str | PUF,
+    *,
+    readings: int = DEFAULT_READINGS,
+    failure: float = 1e-9,
+    error_rate: float | None = None,
+) -> Device:
+    """New helper data for the same device key, after ageing or a move to another climate.
+
+    The device key is opened with the old record and sealed again under a new secret, so bound models go on. Old and
+    new helper data together leak no more than one of them (docs/extractor.md).
+
+    Args:
+        device: the record in use, or its path.
+        source: the source, or its address.
+        readings: fresh readings.
+        failure: accepted probability that one reconstruction fails.
+        error_rate: bit error rate to design for, as in ``enroll``.
+
+    Returns:
+        The new record, with the same public key. The old one still opens as long as the noise allows.
+
+    Raises:
+        ReconstructionError: the old record does not open on this device.
+        EnrollmentError: helper data that cannot be refreshed safely, or a memory that no longer carries the key.
+    """
+    record = device if isinstance(device, Device) else load_device(device)
+    responses = read_source(open_source(source), readings)
+    key, _ = _open(record, responses)
+    with key:
+        key_bits = record.report.key_bits
+        new = extractor.regenerate(responses, record.helper, key_bits=key_bits, failure=failure, error_rate=error_rate)
+        return _seal(replace(record, helper=new.helper, report=new.report), key, new.secret)
+
+
+def _seal(device: Device, key: DeviceKey, secret: bytes) -> Device:
+    return replace(device, sealed_key=keys.seal_device_key(key, secret, seal_context(device)))
 
 
 def read_source(puf: PUF, readings: int) -> NDArray[np.uint8]:

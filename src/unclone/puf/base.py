@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 from unclone.errors import SourceError, UncloneError
 
-__all__ = ["PUF", "SourceURI", "open_source"]
+__all__ = ["PUF", "SourceEntry", "SourceURI", "list_sources", "open_source"]
 
 _GROUP: Final = "unclone.sources"
 
@@ -127,3 +127,31 @@ def open_source(uri: str | PUF) -> PUF:
     if not isinstance(source, PUF):
         raise SourceError(f"plug-in {entry.value} gave something without kind and evaluate(challenge)")
     return source
+
+
+@dataclass(frozen=True, slots=True)
+class SourceEntry:
+    """A kind of source that is installed.
+
+    Attributes:
+        scheme: what its addresses begin with.
+        entry: where it comes from, ``module:function``.
+        state: ``"usable"``, or why it is not.
+    """
+
+    scheme: str
+    entry: str
+    state: str
+
+
+def list_sources() -> list[SourceEntry]:
+    """The kinds of sources of the group ``unclone.sources``, built in and from plug-ins."""
+    listed = []
+    for entry in sorted(entry_points(group=_GROUP), key=lambda item: item.name):
+        state = "usable"
+        try:
+            entry.load()
+        except Exception as problem:  # a plug-in may fail in any way
+            state = f"not usable: {type(problem).__name__}: {problem}"
+        listed.append(SourceEntry(entry.name, entry.value, state))
+    return listed
