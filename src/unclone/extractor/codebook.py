@@ -43,6 +43,7 @@ SLACK: Final = 16
 
 _SMALLEST, _LARGEST = min(SEQUENCE), max(SEQUENCE)
 _LEAST_LOG10: Final = -300.0
+_LIST_GAIN, _LIST_FROM, _LIST_TO = 1.5, -2.0, -15.0
 
 
 def bhattacharyya(channel: Channel) -> float:
@@ -51,12 +52,13 @@ def bhattacharyya(channel: Channel) -> float:
 
 
 def failure_log10(code: Code, channel: Channel) -> float:
-    """log10 of a bound on the probability that decoding does not give the right secret, -300 to 0.
+    """log10 of the probability that decoding does not give the right secret, -300 to 0.
 
     Polar: the union over the message positions of the error of successive cancellation, by density evolution with
-    degrading quantisation, which bounds decoding with a single path; the list of 8 only does better (it decides by
-    min-sum, whose loss is far below what the list gains). Repetition with Reed-Muller: union over the code words, each
-    by the Chernoff bound ``Z**distance``.
+    degrading quantisation, bounds decoding with a single path. What a list of 8 gains is estimated: rare-event
+    simulation of these codes (``prediction.rare_failure``, two standard errors above its mean) gives 1.7 to 2.6 times
+    the union's logarithm; 1.5 is taken between 1e-3 and 1e-15, and beyond it the union alone. Repetition with
+    Reed-Muller: union over the code words, each by the Chernoff bound ``Z**distance``.
     """
     if isinstance(code, RepetitionReedMuller):
         return _reed_muller_log10(code.m, code.repeat, code.blocks, bhattacharyya(channel))
@@ -72,7 +74,10 @@ def failure_log10(code: Code, channel: Channel) -> float:
     with np.errstate(divide="ignore"):
         rates = bit_error_rates(int(spec["m"]), code.n, str(spec["drop"]), errors, weights / weights.sum(), wanted)
     total = float(rates[wanted].sum())
-    return min(0.0, log10(total)) if total > 0.0 else _LEAST_LOG10
+    union = max(_LEAST_LOG10, min(0.0, log10(total))) if total > 0.0 else _LEAST_LOG10
+    if code.list_size < LIST_SIZE or union > _LIST_FROM:
+        return union
+    return max(_LIST_GAIN * union, min(union, _LIST_TO))
 
 
 def _capacity(channel: Channel) -> float:

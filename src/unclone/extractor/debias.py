@@ -36,7 +36,18 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Counts = NDArray[np.int64]
 
-__all__ = ["CLASSIC", "ERASURE", "MODES", "NONE", "PAIR_OUTPUT", "Symbols", "quantise", "scores", "symbols"]
+__all__ = [
+    "CLASSIC",
+    "ERASURE",
+    "MODES",
+    "NONE",
+    "PAIR_OUTPUT",
+    "Symbols",
+    "field_ones",
+    "quantise",
+    "scores",
+    "symbols",
+]
 
 NONE: Final = "none"
 CLASSIC: Final = "classic"
@@ -72,7 +83,29 @@ class Symbols:
     agree: Floats
 
 
-def symbols(counts: Counts, log_odds: Floats, layout: Layout, mode: str) -> Symbols:
+def field_ones(counts: Counts, log_odds: Floats, period: int) -> Floats:
+    """Probability of a one in the field for each cell, for predictions only; shape ``(bits,)``.
+
+    The log-odds come from a symmetric prior. In a biased memory as many cells flip up as down as long as its share of
+    ones stays, so the rarer value flips more often: in each phase of the bias the flips are shared out evenly.
+
+    Args:
+        counts: ones among N readings, shape ``(bits,)``.
+        log_odds: for each count, shape ``(N + 1,)``.
+        period: of the bias.
+    """
+    odds = log_odds[counts]
+    flips = 1.0 / (1.0 + np.exp(np.abs(odds)))
+    one = odds > 0
+    group = 2 * (np.arange(len(counts)) % period) + one
+    total = np.bincount(group, weights=flips, minlength=2 * period).reshape(period, 2)
+    factor = total.sum(axis=1, keepdims=True) / np.maximum(2.0 * total, 1e-12)
+    flips = np.minimum(0.5, flips * factor.reshape(-1)[group])
+    ones: Floats = np.where(one, 1.0 - flips, flips)
+    return ones
+
+
+def symbols(counts: Counts, log_odds: Floats, layout: Layout, mode: str, period: int = 1) -> Symbols:
     """Symbols from the ones counted per cell.
 
     Args:
@@ -80,24 +113,24 @@ def symbols(counts: Counts, log_odds: Floats, layout: Layout, mode: str) -> Symb
         log_odds: field log-odds of a one for each count, shape ``(N + 1,)`` (``soft.field_log_odds``).
         layout: the units.
         mode: one of ``MODES``.
+        period: of the bias; for ``decisive`` and ``agree`` alone.
     """
     first = layout.first_cells()
     odds = log_odds[counts[first]]
-    ones = 1.0 / (1.0 + np.exp(-odds))
+    ones = field_ones(counts, log_odds, period)
+    own = ones[first]
     if layout.distance == 0:
-        return Symbols((odds > 0).astype(np.uint8), np.abs(odds), np.ones(len(first)), np.maximum(ones, 1.0 - ones))
+        values = (odds > 0).astype(np.uint8)
+        return Symbols(values, np.abs(odds), np.ones(len(first)), np.where(values == 1, own, 1.0 - own))
     other = counts[first + layout.distance]
-    other_odds = log_odds[other]
-    strength = np.abs(odds - other_odds)
+    strength = np.abs(odds - log_odds[other])
     values = (counts[first] > other).astype(np.uint8)
-    other_ones = 1.0 / (1.0 + np.exp(-other_odds))
-    right = ones * (1.0 - other_ones)
-    wrong = (1.0 - ones) * other_ones
-    right, wrong = np.maximum(right, wrong), np.minimum(right, wrong)
     if mode == CLASSIC:
-        first_right = np.where(values == 1, ones, 1.0 - ones)
-        return Symbols(values, strength, np.ones(len(first)), first_right)
-    return Symbols(values, strength, right + wrong, right / (right + wrong))
+        return Symbols(values, strength, np.ones(len(first)), np.where(values == 1, own, 1.0 - own))
+    theirs = ones[first + layout.distance]
+    up, down = own * (1.0 - theirs), (1.0 - own) * theirs
+    right, wrong = np.where(values == 1, up, down), np.where(values == 1, down, up)
+    return Symbols(values, strength, right + wrong, np.maximum(0.5, right / (right + wrong)))
 
 
 def quantise(strength: Floats) -> tuple[NDArray[np.uint8], list[int]]:

@@ -63,17 +63,13 @@ class Plan:
     accounting: Accounting
 
 
-def channel_of(
-    symbols: debias.Symbols, classes: Bits, units: NDArray[np.int64], single: tuple[float, float] | None
-) -> Channel:
+def channel_of(symbols: debias.Symbols, classes: Bits, units: NDArray[np.int64]) -> Channel:
     """The channel of the symbols in use, as a mixture: one component per weight class, and the erasures.
 
     Args:
         symbols: of all units.
         classes: weight class of each unit of the memory, shape ``(units,)``.
         units: the units in use, shape ``(n,)``.
-        single: with one enrolment reading, probability that a symbol is read right and that it is read wrong, which
-            take the place of the model's.
     """
     out: list[tuple[float, float]] = []
     erased = float((classes[units] == 0).mean())
@@ -82,13 +78,9 @@ def channel_of(
         if not len(chosen):
             continue
         share = len(chosen) / len(units)
-        if single is not None:
-            right, wrong = single
-            decisive, error = right + wrong, wrong / (right + wrong)
-        else:
-            weight = symbols.decisive[chosen]
-            decisive = float(weight.mean())
-            error = float((weight * (1.0 - symbols.agree[chosen])).mean()) / decisive
+        weight = symbols.decisive[chosen]
+        decisive = float(weight.mean())
+        error = float((weight * (1.0 - symbols.agree[chosen])).mean()) / decisive
         out.append((share * decisive, error))
         erased += share * (1.0 - decisive)
     return [*out, (erased, 0.5)]
@@ -201,7 +193,7 @@ class _Material:
     def take(cls, measured: Measured, layout: Layout, mode: str, rate: float) -> _Material:
         enrol = measured.error_rate.estimate if measured.error_rate is not None else min(_ASSUMED, rate)
         odds = field_log_odds(measured.readings, enrol, rate)
-        symbols = debias.symbols(measured.counts, odds, layout, mode)
+        symbols = debias.symbols(measured.counts, odds, layout, mode, measured.entropy.period)
         classes, levels = debias.quantise(symbols.strength)
         test = fairness(symbols, layout) if layout.distance else None
         return cls(measured, layout, mode, rate, symbols, classes, tuple(levels), test)
@@ -214,11 +206,10 @@ class _Material:
         return account_cells(source.entropy, source.reference, self.layout, self.classes, used, k)
 
     def plan(self, units: NDArray[np.int64], code: Code, accounting: Accounting, key_bits: int) -> Plan:
-        single = _single(self.measured, self.mode, self.rate) if self.measured.readings == 1 else None
         classes = self.classes[units]
         failure = 0.0  # not worth working out where the entropy does not suffice
         if accounting.residual >= key_bits:
-            failure = failure_log10(code, channel_of(self.symbols, self.classes, units, single))
+            failure = failure_log10(code, channel_of(self.symbols, self.classes, units))
         return Plan(
             layout=self.layout,
             mode=self.mode,
@@ -286,12 +277,3 @@ def _codes(request: Request, mode: str, pool: int) -> Iterator[Code]:
                 code = reed_muller_code(size, request.key_bits + more)
             if code is not None:
                 yield code
-
-
-def _single(measured: Measured, mode: str, rate: float) -> tuple[float, float]:
-    """With one reading: probability that a symbol is read right, and that it is read wrong, at a bit error rate."""
-    if mode in (debias.NONE, debias.CLASSIC):
-        return 1.0 - rate, rate
-    ones = float(measured.reference.mean())
-    falls, rises = min(0.5, rate / (2.0 * ones)), min(0.5, rate / (2.0 * (1.0 - ones)))
-    return (1.0 - falls) * (1.0 - rises), falls * rises
