@@ -154,3 +154,21 @@ def test_quantised_levels_rise_and_classes_name_them(count):
     assert classes[:2].tolist() == [0, 0]
     assert np.all(np.diff(classes[2:].astype(int)) >= 0)
     assert classes[-1] == len(levels) - 1
+
+
+@pytest.mark.parametrize("ones", [0.5, 0.7, "lanes"])
+@pytest.mark.parametrize("readings", [1, 5])
+def test_predicted_erasures_and_errors_are_those_of_the_field(chip, lane_shares, ones, readings):
+    """Also in biased lanes, where the rarer value flips more often."""
+    bits, period = 1 << 18, 32 if ones == "lanes" else 1
+    unit = chip(bits, 0.08, ones=lane_shares(bits, 32) if ones == "lanes" else ones, seed=3)
+    counts, field = unit.read(readings).sum(axis=0).astype(np.int64), unit.read(1)[0].astype(int)
+    rate = float((unit.read(1) != unit.read(1)).mean())
+    layout = Layout(bits, 1024)
+    symbols = debias.symbols(counts, field_log_odds(readings, rate, rate), layout, debias.ERASURE, period)
+    alive = symbols.strength > 0.25
+    first = layout.first_cells()[alive]
+    said = (field[first] - field[first + 1024]) * (2 * symbols.values[alive].astype(int) - 1)
+    assert (said == 0).mean() == pytest.approx((1 - symbols.decisive[alive]).mean(), rel=0.12)
+    wrong = (symbols.decisive * (1 - symbols.agree))[alive].mean()
+    assert (said < 0).mean() <= 1.2 * wrong
