@@ -47,7 +47,7 @@ def test_simple_code_fails_no_more_often_than_predicted(not_above):
     ("length", "bits", "ones"), [(512, 80, 0.5), (1024, 144, 0.5), (2048, 144, 0.8), (3072, 144, 0.7), (4096, 272, 0.5)]
 )
 def test_the_list_gains_more_than_is_counted_on(length, bits, ones, union):
-    """At the rate at which the union bound is 10**union, splitting must find at most 10**(1.5 * union)."""
+    """At the rate at which the union bound is 10**union, splitting must not find more than is predicted."""
     code = polar_code(length, bits)
     info = np.unpackbits(np.frombuffer(bytes.fromhex(code.spec()["info"]), dtype=np.uint8)).astype(bool)
 
