@@ -162,8 +162,8 @@ def test_noise_above_the_design_is_refused_with_both_figures(chip):
 
 
 def test_too_strong_a_bias_is_refused_with_the_figure(chip):
-    with pytest.raises(EnrollmentError, match="predicted failure 1e-"):
-        extractor.generate(chip(8192, 0.05, ones=0.96, seed=1).read(3))
+    with pytest.raises(EnrollmentError, match="symbols are too few for a key of 128 bits"):
+        extractor.generate(chip(8192, 0.05, ones=0.98, seed=1).read(3))
     with pytest.raises(EnrollmentError, match="residual min-entropy"):
         extractor.generate(chip(8192, 0.05, ones=0.7, seed=1).read(3), debias="none")
 
