@@ -42,7 +42,6 @@ __all__ = [
     "uniqueness_hori",
 ]
 
-_CHUNK: Final = 1 << 16
 DIFFUSENESS_WORD: Final = 128
 
 
@@ -74,13 +73,16 @@ def distances(one: Bits, other: Bits) -> Floats:
     """Fractional Hamming distance of every row of ``one`` to every row of ``other``, shape ``(rows, rows)``."""
     if _checked(one).shape[1] != _checked(other).shape[1]:
         raise ParameterError(f"responses of {one.shape[1]} and {other.shape[1]} bits cannot be compared")
-    agreement = np.zeros((len(one), len(other)))
-    for start in range(0, one.shape[1], _CHUNK):  # +-1 in float32: exact, and a matrix product does the counting
-        a = one[:, start : start + _CHUNK].astype(np.float32) * 2 - 1
-        b = a if one is other else other[:, start : start + _CHUNK].astype(np.float32) * 2 - 1
-        agreement += a @ b.T
-    distance: Floats = (1.0 - agreement / one.shape[1]) / 2.0
+    words = _words(other)
+    counts = [np.bitwise_count(row ^ words).sum(axis=1, dtype=np.int64) for row in _words(one)]
+    distance: Floats = np.stack(counts) / one.shape[1]
     return distance
+
+
+def _words(responses: Bits) -> NDArray[np.uint64]:
+    """64 cells a word, the last one filled up with zeros, shape ``(rows, words)``."""
+    packed = np.packbits(responses, axis=1)
+    return np.pad(packed, ((0, 0), (0, -packed.shape[1] % 8))).view(np.uint64)
 
 
 def _pairs(responses: Bits) -> Floats:
