@@ -1,32 +1,32 @@
 """``file:`` recorded readings: each ``evaluate`` gives the next one.
 
-``.npz`` and ``.npy`` hold ``uint8`` arrays whose last axis is a reading: bytes (packed bits) or bits (0/1). A folder
-or a glob of raw dumps is one reading a file. ``.csv`` and ``.txt`` hold one reading a line, as 0 and 1.
+``.npz`` and ``.npy`` hold ``uint8`` (or ``bool``) arrays whose last axis is a reading: bytes (packed bits) or bits
+(0/1). A folder or a glob of raw dumps is one reading a file. ``.csv`` and ``.txt`` hold one reading a line, as 0 and 1.
+docs/sources.md tells a laboratory how to bring its own.
 """
 
 from __future__ import annotations
 
-import glob
-import io
-import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, TypeVar
+from typing import Final
+from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unclone.errors import SourceError
-from unclone.files import read_bounded
 from unclone.puf.base import SourceURI
+from unclone.puf.readings import Shape, load_array, read_dumps, read_text, readable_arrays, unpack
 
 __all__ = ["RecordedSource", "Recording", "describe_recordings", "load_recording", "open_file"]
 
-_T = TypeVar("_T")
-
-SIZE_LIMIT: Final = 1 << 30
-_OPTIONS: Final = ("array", "index", "valid", "first", "last", "offset", "length", "order", "packed", "mode")
+_ARRAYS: Final = (".npz", ".npy")
+_TEXTS: Final = (".csv", ".txt")
+_LEAST_BITS: Final = 64
+_SHOWN: Final = 6
+_OPTIONS: Final = ("array", "index", "valid", "first", "last", "offset", "length", "order", "packed", "reading_bytes")
+_MODE: Final = "mode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,15 @@ class RecordedSource:
 def open_file(address: SourceURI) -> RecordedSource:
     """Open ``file:PATH?array=NAME&index=I&valid=NAME&first=0&last=8&offset=&length=&order=msb&packed=auto&mode=once``.
 
+    Options, all of them optional: ``array`` of an ``.npz`` file; ``index`` into its leading axes (``3`` or ``3,0``);
+    ``valid``, a ``bool`` array that marks good readings; ``first`` and ``last`` reading; ``offset`` and ``length`` in
+    bits; ``order`` of the bits in a byte (``msb``, ``lsb``); ``packed`` (``auto``, ``yes``, ``no``); ``reading_bytes``
+    of raw dumps; ``mode`` after the last reading: ``cycle`` (default) or ``once``.
+
     Raises:
         SourceError: the file cannot be read, is not a recording, or holds several devices and none is chosen.
     """
-    mode = address.text_option("mode", "cycle")
+    mode = address.text_option(_MODE, "cycle")
     if mode not in ("cycle", "once"):
         raise SourceError(f"mode is cycle or once, not {mode!r}, in {address.text!r}")
     return RecordedSource(load_recording(address), cycle=mode == "cycle")
@@ -93,191 +98,120 @@ def load_recording(address: SourceURI) -> NDArray[np.uint8]:
     if order not in ("msb", "lsb") or packed not in ("auto", "yes", "no"):
         raise SourceError(f"order is msb or lsb, packed is auto, yes or no, in {address.text!r}")
     rows = _rows(address)
-    address.finish(_OPTIONS)
-    rows = rows[first : None if last < 0 else last + 1]
-    if not rows.size:
-        raise SourceError(f"{address.text!r} names no reading")
-    bits = _unpack(rows, packed, order)
-    bits = bits[:, offset : offset + length if length else None]
-    if not bits.size or (length and bits.shape[1] != length):
-        raise SourceError(f"offset and length in {address.text!r} leave the reading; they count bits")
-    return bits
+    address.finish((*_OPTIONS, _MODE))
+    chosen = rows[first : None if last < 0 else last + 1]
+    if not chosen.size:
+        raise SourceError(f"first and last in {address.text!r} leave no reading; there are {len(rows)}")
+    bits = unpack(chosen, packed, order)
+    part = bits[:, offset : offset + length if length else None]
+    if not part.size or (length and part.shape[1] != length):
+        raise SourceError(f"offset and length in {address.text!r} leave the reading of {bits.shape[1]} bits")
+    return np.ascontiguousarray(part)
 
 
 def describe_recordings(path: str | Path) -> list[Recording]:
     """Every device that a recording may hold, with the address that opens it.
 
-    An array of three or more dimensions holds a device for each index of its leading axes.
+    An array of three or more dimensions holds a device for each index of its leading axes, and a folder of folders one
+    for each of these. Arrays of readings have two or more dimensions; only where there are none do those of one
+    dimension, single readings, count. A ``bool`` array ``valid`` of fitting shape is heeded.
 
     Raises:
         SourceError: the file cannot be read or is no recording.
     """
     file = Path(path)
-    if file.suffix != ".npz":
-        data = load_recording(SourceURI.parse(f"file:{file}"))
-        return [Recording(f"file:{file}", file.stem, *data.shape)]
+    if file.suffix in _ARRAYS:
+        uris = {name: uri for array, shape in _candidates(file).items() for name, uri in _devices(file, array, shape)}
+    elif file.is_dir() and not any(item.is_file() and not item.name.startswith(".") for item in file.iterdir()):
+        uris = {item.name: _address(item) for item in sorted(file.iterdir()) if not item.name.startswith(".")}
+    else:
+        uris = {file.stem: _address(file)}
+    if not uris:
+        raise SourceError(f"{file} holds no readings: no uint8 array (or bool, of {_LEAST_BITS} bits at least)")
+    return [Recording(uri, name, *load_recording(SourceURI.parse(uri)).shape) for name, uri in uris.items()]
+
+
+def _address(path: Path, **options: str) -> str:
+    """The address of a file; characters that mean something in an address are escaped."""
+    pairs = "&".join(f"{name}={quote(value, safe=',[]')}" for name, value in options.items() if value)
+    return f"file:{quote(str(path), safe='/:~ ()[],@+=')}" + (f"?{pairs}" if pairs else "")
+
+
+def _candidates(path: Path) -> dict[str, Shape]:
+    """Arrays that may be readings: ``uint8``, or ``bool`` with enough cells not to be a mask."""
+    arrays = {
+        name: shape
+        for name, (shape, dtype) in readable_arrays(path).items()
+        if dtype == np.uint8 or (shape[-1] >= _LEAST_BITS and name != "valid")
+    }
+    return {name: shape for name, shape in arrays.items() if len(shape) > 1} or arrays
+
+
+def _devices(path: Path, array: str, shape: Shape) -> list[tuple[str, str]]:
+    """Name and address of each device of an array."""
+    valid = "valid" if path.suffix == ".npz" and _is_mask(path, shape) else ""
     found = []
-    arrays = _npz_arrays(file)
-    for name, shape in arrays.items():
-        for index in np.ndindex(*shape[:-2]):
-            where = ",".join(map(str, index))
-            uri = f"file:{file}?array={name}" + (f"&index={where}" if where else "")
-            mask = _mask_for(shape, arrays, file)
-            uri += f"&valid={mask}" if mask else ""
-            data = load_recording(SourceURI.parse(uri))
-            found.append(Recording(uri, name + (f"[{where}]" if where else ""), *data.shape))
-    if not found:
-        raise SourceError(f"{file} holds no uint8 array of readings")
+    for index in np.ndindex(*shape[:-2]):
+        where = ",".join(map(str, index))
+        name = (array or path.stem) + (f"[{where}]" if where else "")
+        found.append((name, _address(path, array=array, index=where, valid=valid)))
     return found
+
+
+def _is_mask(path: Path, shape: Shape) -> bool:
+    found = readable_arrays(path).get("valid")
+    return found is not None and found[1] == np.bool_ and found[0] == shape[:-1]
 
 
 def _rows(address: SourceURI) -> NDArray[np.uint8]:
     """Readings as stored: shape ``(readings, bytes or bits)``."""
     path = Path(address.path)
+    if path.suffix in _ARRAYS:
+        return _from_arrays(path, address)
+    for name in ("array", "index", "valid"):
+        if name in address.options:
+            raise SourceError(f"{name} goes with .npz and .npy files, not with {address.text!r}")
+    if path.suffix in _TEXTS:
+        return read_text(path)
+    return read_dumps(address.path, address.int_option("reading_bytes", 0, 1, 1 << 28))
+
+
+def _from_arrays(path: Path, address: SourceURI) -> NDArray[np.uint8]:
     name, index = address.text_option("array", ""), address.text_option("index", "")
     valid = address.text_option("valid", "")
-    if path.suffix == ".npz":
-        return _from_npz(path, name, index, valid, address)
-    if name or index or valid:
-        raise SourceError(f"array, index and valid go with .npz files, not with {address.text!r}")
-    if path.suffix == ".npy":
-        return _two_dimensional(_load_npy(path), "", path)
-    if path.suffix in (".csv", ".txt"):
-        return _from_text(path)
-    return _from_dumps(address.path)
-
-
-def _from_npz(path: Path, name: str, index: str, valid: str, address: SourceURI) -> NDArray[np.uint8]:
-    arrays = _npz_arrays(path)
-    if not name:
+    known = readable_arrays(path)
+    if not name and path.suffix == ".npz":
+        arrays = _candidates(path)
         if len(arrays) != 1:
-            choice = ", ".join(f"array={key} {list(shape)}" for key, shape in arrays.items()) or "none of uint8"
-            raise SourceError(f"{path} holds several arrays; add one of: {choice}")
+            raise SourceError(f"{path} holds {len(arrays)} arrays of readings; {_choices(path, arrays)}")
         name = next(iter(arrays))
-    if name not in arrays:
-        raise SourceError(f"{path} has no uint8 array {name!r}; it has: {', '.join(arrays) or 'none'}")
-    data, mask = _load_member(path, name), _load_member(path, valid) if valid else None
-    for part in index.split(",") if index else []:
-        if not part.isdigit() or data.ndim < 3 or int(part) >= data.shape[0]:
-            raise SourceError(f"index={index} in {address.text!r} does not fit the array's shape {list(arrays[name])}")
-        data = data[int(part)]
-        mask = mask[int(part)] if mask is not None and mask.ndim > 1 else mask
-    rows = _two_dimensional(data, f"{name} of ", path)
-    if mask is not None:
-        if mask.shape != rows.shape[:1] or mask.dtype != bool:
-            raise SourceError(f"valid={valid} of {path} is not one true or false for each reading")
-        rows = rows[mask]
+    if name not in known:
+        raise SourceError(f"{path} has no uint8 or bool array {name!r}; {_choices(path, _candidates(path))}")
+    shape = known[name][0]
+    wanted = tuple(int(part) if part.isdecimal() and part.isascii() else -1 for part in index.split(",") if index)
+    axes = len(shape) - 2
+    if len(wanted) > max(axes, 0) or any(not 0 <= i < length for i, length in zip(wanted, shape, strict=False)):
+        raise SourceError(f"index={index} in {address.text!r} does not fit the array's shape {list(shape)}")
+    if len(wanted) < axes:
+        raise SourceError(f"{address.text!r} holds several devices; {_choices(path, {name: shape})}")
+    rows = np.atleast_2d(load_array(path, name)[wanted])
+    if valid:
+        mask = load_array(path, valid) if valid in known and known[valid][1] == np.bool_ else None
+        mask = mask[wanted] if mask is not None and mask.shape == shape[:-1] else mask
+        if mask is None or mask.shape != rows.shape[:1]:
+            raise SourceError(f"valid={valid} of {path} is not a bool array with one value for each reading")
+        rows = rows[mask == 1]
     return rows
 
 
-def _two_dimensional(data: NDArray[np.uint8], what: str, path: Path) -> NDArray[np.uint8]:
-    if data.ndim > 2:
-        raise SourceError(
-            f"{what}{path} has the shape {list(data.shape)}: several devices; add index=0 (to {data.shape[0] - 1})"
-        )
-    return np.atleast_2d(data)
-
-
-def _mask_for(shape: tuple[int, ...], arrays: dict[str, tuple[int, ...]], path: Path) -> str:
-    """The boolean array ``valid``, where it fits."""
-    if "valid" in arrays:
-        return ""
-    with zipfile.ZipFile(path) as archive:
-        if "valid.npy" not in archive.namelist():
-            return ""
-    mask = _load_member(path, "valid")
-    return "valid" if mask.dtype == bool and mask.shape == shape[:-1] else ""
-
-
-def _npz_arrays(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the ``uint8`` arrays with at least one reading, from their headers alone."""
-    found = {}
-
-    def look(archive: zipfile.ZipFile) -> None:
-        for entry in archive.infolist():
-            if entry.filename.endswith(".npy"):
-                with archive.open(entry) as stream:
-                    shape, _, dtype = _npy_header(stream)
-                if dtype == np.uint8 and shape and all(shape):
-                    found[entry.filename[:-4]] = shape
-
-    _with_archive(path, look)
-    return found
-
-
-def _load_member(path: Path, name: str) -> NDArray[np.uint8]:
-    def load(archive: zipfile.ZipFile) -> NDArray[np.uint8]:
-        try:
-            entry = archive.getinfo(f"{name}.npy")
-        except KeyError:
-            raise SourceError(f"{path} has no array {name!r}") from None
-        if entry.file_size > SIZE_LIMIT:
-            raise SourceError(f"{name} of {path} is larger than {SIZE_LIMIT} bytes")
-        with archive.open(entry) as stream:
-            return _parse_npy(stream.read(SIZE_LIMIT + 1))
-
-    return _with_archive(path, load)
-
-
-def _with_archive(path: Path, use: Callable[[zipfile.ZipFile], _T]) -> _T:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return use(archive)
-    except SourceError:
-        raise
-    except OSError as problem:
-        raise SourceError(f"cannot read {path}: {problem.strerror or problem}") from None
-    except Exception as problem:  # zipfile raises many kinds on a damaged archive
-        raise SourceError(f"{path} is not an .npz archive: {type(problem).__name__}") from None
-
-
-def _npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[np.generic]]:
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    return read(stream)
-
-
-def _parse_npy(data: bytes) -> NDArray[np.uint8]:
-    if len(data) > SIZE_LIMIT:
-        raise SourceError(f"an array is larger than {SIZE_LIMIT} bytes")
-    array: NDArray[np.uint8] = np.load(io.BytesIO(data), allow_pickle=False)
-    return array
-
-
-def _load_npy(path: Path) -> NDArray[np.uint8]:
-    data = read_bounded(path, SIZE_LIMIT, SourceError)
-    try:
-        array = _parse_npy(data)
-    except (ValueError, EOFError):
-        raise SourceError(f"{path} is not an .npy file") from None
-    if array.dtype != np.uint8 or not array.ndim:
-        raise SourceError(f"{path} holds {array.dtype}; readings are uint8, packed bits or 0/1")
-    return array
-
-
-def _from_text(path: Path) -> NDArray[np.uint8]:
-    text = read_bounded(path, SIZE_LIMIT, SourceError)
-    rows = [bytes(line).translate(None, b", ;\t\r") for line in text.split(b"\n")]
-    rows = [row for row in rows if row]
-    if not rows or any(set(row) - {48, 49} for row in rows) or len({len(row) for row in rows}) != 1:
-        raise SourceError(f"{path} is not lines of 0 and 1 of equal length, one reading a line")
-    return np.frombuffer(b"".join(rows), dtype=np.uint8).reshape(len(rows), -1) - 48
-
-
-def _from_dumps(pattern: str) -> NDArray[np.uint8]:
-    path = Path(pattern)
-    files = sorted(item for item in path.iterdir() if item.is_file()) if path.is_dir() else []
-    files = files or [Path(name) for name in sorted(glob.glob(pattern))] or [path]
-    dumps = [read_bounded(file, SIZE_LIMIT, SourceError) for file in files]
-    if len({len(dump) for dump in dumps}) != 1 or not dumps[0]:
-        raise SourceError(f"the dumps of {pattern} are empty or differ in length; one file is one reading")
-    return np.frombuffer(b"".join(dumps), dtype=np.uint8).reshape(len(dumps), -1)
-
-
-def _unpack(rows: NDArray[np.uint8], packed: str, order: str) -> NDArray[np.uint8]:
-    is_packed = packed == "yes" or (packed == "auto" and bool(rows.max() > 1))
-    if is_packed:
-        return np.unpackbits(rows, axis=1, bitorder="big" if order == "msb" else "little")
-    if rows.max() > 1:
-        raise SourceError("packed=no, but the readings hold values other than 0 and 1")
-    return np.ascontiguousarray(rows)
+def _choices(path: Path, arrays: dict[str, Shape]) -> str:
+    """The addresses to try, for a message."""
+    lines = [
+        f"{uri} (array of shape {list(shape)})"
+        for name, shape in arrays.items()
+        for _, uri in _devices(path, name, shape)[:_SHOWN]
+    ]
+    if not lines:
+        return f"it has no uint8 array, and no bool array of {_LEAST_BITS} bits or more"
+    more = f", ... ({len(lines) - _SHOWN} more arrays)" if len(lines) > _SHOWN else ""
+    return "try one of: " + ", ".join(lines[:_SHOWN]) + more
