@@ -110,7 +110,7 @@ def check(readings: Bits, *, bias: PhaseBias | None = None) -> list[Finding]:
         bias = bias or phase_bias(reference)
         found = _noise(readings)
         found += _structure(readings, reference, bias, remanent=any(item.code == "remanence" for item in found))
-        found += _bias(ones, bias)
+        found += _bias(float(metrics.uniformity(readings).mean()), bias)
     return sorted(found, key=lambda item: item.severity != "fatal")
 
 

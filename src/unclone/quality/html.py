@@ -201,7 +201,11 @@ def _errors(device: DeviceQuality) -> str:
     figure, axes = _figure()
     where = device.conditions or tuple(range(device.readings))
     axes.plot(where, 100 * np.array(device.error_by_reading), "o" if device.conditions else "o-", color="#0b6e99", ms=4)
-    axes.set(xlabel="condition" if device.conditions else "reading", ylabel="errors, %", ylim=(0, 115 * max(device.error_by_reading) or 1))
+    axes.set(
+        xlabel="condition" if device.conditions else "reading",
+        ylabel="errors, %",
+        ylim=(0, 115 * max(device.error_by_reading) or 1),
+    )
     return _embed(figure, "Bit error rate of each reading against the majority of the others.")
 
 
