@@ -5,7 +5,8 @@
 thresholds: ``unclone.quality.checks``.
 """
 
-from unclone.quality.checks import Finding, check, check_fleet
+from unclone.quality.checks import Finding, check
+from unclone.quality.fleet import check_fleet
 from unclone.quality.html import report_html
 from unclone.quality.report import DeviceQuality, FleetQuality, QualityReport, assess
 

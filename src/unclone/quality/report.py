@@ -10,7 +10,8 @@ import numpy as np
 
 from unclone.errors import ParameterError
 from unclone.quality import metrics
-from unclone.quality.checks import Finding, check, check_fleet
+from unclone.quality.checks import Finding, check
+from unclone.quality.fleet import check_fleet
 from unclone.quality.structure import autocorrelation, phase_bias
 
 if TYPE_CHECKING:
