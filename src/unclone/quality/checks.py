@@ -25,9 +25,10 @@ code                   severity  found when
 ``same_device``        fatal     two devices are much nearer to each other than their biases explain
 =====================  ========  ====================================================================================
 
-The last two are in ``check_fleet``. The chances are union bounds over everything that was tried. Outliers are thresholds:
-readings of measured silicon in order of temperature, from -23.5 to 70 degrees, or over a day, stay within them; a
-single reading at a far temperature among others at one temperature does not, and cannot be told from old data.
+The last two are in ``check_fleet``. The chances are union bounds over everything that was tried.
+Outliers are thresholds: readings of measured silicon in order of temperature, from -23.5 to 70 degrees, or over a day,
+stay within them; a single reading at a far temperature among others at one temperature does not, and cannot be told
+from old data.
 """
 
 from __future__ import annotations
