@@ -13,7 +13,7 @@ from unclone.errors import ReconstructionError
 
 
 def upper_bound(failures: int, trials: int, confidence: float = 0.95) -> float:
-    """Clopper-Pearson upper bound for no failures (rule of three, exact); the plain share otherwise is left to the reader."""
+    """Clopper-Pearson upper bound where nothing failed; not a number otherwise."""
     return 1 - (1 - confidence) ** (1 / trials) if failures == 0 else math.nan
 
 

@@ -1,4 +1,4 @@
-"""Start-up: `import unclone` and `unclone --help` beside `python -c pass` and `import numpy`, interleaved in one run."""
+"""Start-up: `import unclone` and `unclone --help` beside `python -c pass` and `import numpy`, interleaved."""
 
 from __future__ import annotations
 

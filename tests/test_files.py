@@ -80,7 +80,7 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     (tmp_path / "out").write_bytes(b"old")
     code = (
         "import os, sys; from pathlib import Path; from unclone.files import atomic_output\n"
-        "with atomic_output(Path(sys.argv[1]), force=True) as s:\n    s.write(b'half'); s.flush(); os.kill(os.getpid(), 9)"
+        "with atomic_output(Path(sys.argv[1]), force=True) as s:\n    s.write(b'half'); os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], check=False)
     assert done.returncode == -9

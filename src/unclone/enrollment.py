@@ -15,6 +15,7 @@ from unclone import extractor, keys, quality
 from unclone.device_file import load_device, seal_context
 from unclone.errors import EnrollmentError, ParameterError, ReconstructionError, SourceError
 from unclone.puf import PUF, open_source
+from unclone.puf.recorded import RecordedSource
 from unclone.records import Device, DeviceKey
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def enroll(
         readings: how often to read, 1 to 100; more readings tell stable cells from unstable ones.
         key_bits: min-entropy that must be left, in bits.
         failure: accepted probability that one reconstruction fails.
-        error_rate: bit error rate to design for; by default the higher of 15 % and a bound on what was measured.
+        error_rate: bit error rate to design for; by default the highest of 25, 20, 15 ... % that this memory bears.
 
     Returns:
         The record. All of it is public.
@@ -56,7 +57,8 @@ def enroll(
     """
     puf = open_source(source)
     responses = read_source(puf, readings)
-    for finding in quality.check(responses):
+    findings = quality.check(responses)
+    for finding in findings:
         if finding.severity == "fatal":
             raise EnrollmentError(f"enrolment refused: {finding.message}")
     generated = extractor.generate(responses, key_bits=key_bits, failure=failure, error_rate=error_rate)
@@ -69,7 +71,9 @@ def enroll(
             public_key=keys.public_key(key),
             helper=generated.helper,
             sealed_key=b"",
-            report=generated.report,
+            report=replace(
+                generated.report, notes=(*generated.report.notes, *(finding.message for finding in findings))
+            ),
         )
         return _seal(device, key, generated.secret)
 
@@ -192,6 +196,8 @@ def read_source(puf: PUF, readings: int) -> NDArray[np.uint8]:
     """
     if not 1 <= readings <= READINGS_LIMIT:
         raise ParameterError(f"readings is 1 to {READINGS_LIMIT}, not {readings}")
+    if isinstance(puf, RecordedSource):
+        readings = min(readings, len(puf.readings))  # a reading counted twice would overstate reliability
     responses = [np.asarray(puf.evaluate()) for _ in range(readings)]
     for response in responses:
         if response.dtype != np.uint8 or response.ndim != 1 or not response.size or response.max() > 1:

@@ -59,6 +59,9 @@ INTEGERS: Final = frozenset(
 """Types of which ``finite`` masks every bit, like ``all``."""
 
 _SLACK: Final = 3
+_MOST_EXPONENT_BITS: Final = 5
+"""More would put most masked values near zero, where products are denormal and a clone crawls; what shows in
+exchange is whether a weight's exponent lies in the tensor's top block of 32."""
 
 
 def finite_pattern(dtype: str, blocks: Iterable[NDArray[np.uint8]]) -> bytes:
@@ -108,6 +111,6 @@ def _maskable_exponent_bits(kind: FloatKind, top: int) -> int:
     """The most low exponent bits that can be masked below the cap, given the largest exponent field ``top``."""
     cap = min(max(kind.bias, top + _SLACK), (1 << kind.exponent) - 2)
     bits = 0
-    while bits < kind.exponent and top | ((2 << bits) - 1) <= cap:
+    while bits < min(kind.exponent, _MOST_EXPONENT_BITS) and top | ((2 << bits) - 1) <= cap:
         bits += 1
     return bits

@@ -90,7 +90,7 @@ class HelperData:
 
 @dataclass(frozen=True, slots=True)
 class EnrollmentReport:
-    """What enrolment measured. Integers, so that the record stays canonical: ``_ppm`` = 1e-6, ``_millibits`` = 1e-3 bit.
+    """What enrolment measured. Integers, so the record stays canonical: ``_ppm`` = 1e-6, ``_millibits`` = 1e-3 bit.
 
     Attributes:
         readings: number of readings used.

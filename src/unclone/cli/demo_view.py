@@ -63,29 +63,28 @@ def draw(results: list[DemoResult], path: Path) -> None:
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     axes = figure.subplots()
     bars = [("original", "#4c72b0"), ("genuine device", "#55a868"), ("bound file as it lies", "#dd8452")]
+    named: set[str] = set()
+
+    def once(label: str) -> str:
+        if label in named:
+            return "_"  # matplotlib leaves such labels out of the legend
+        named.add(label)
+        return label
+
     for place, result in enumerate(results):
         heights = [result.original, result.genuine, result.bound_as_is]
         for number, ((label, colour), height) in enumerate(zip(bars, heights, strict=True)):
-            axes.bar(
-                place + (number - 1.5) * 0.2, 100 * height, 0.18, color=colour, label=label if place == 0 else None
-            )
+            axes.bar(place + (number - 1.5) * 0.2, 100 * height, 0.18, color=colour, label=once(label))
         axes.scatter(
             [place + 0.3] * len(result.clones),
             [100 * accuracy for accuracy in result.clones],
             color="#c44e52",
             marker="x",
-            label="clones, forced open" if place == 0 else None,
+            label=once("clones, forced open"),
             zorder=3,
         )
         chance = 100 * result.chance
-        axes.hlines(
-            chance,
-            place - 0.42,
-            place + 0.42,
-            colors="black",
-            linestyles="dotted",
-            label="chance" if place == 0 else None,
-        )
+        axes.hlines(chance, place - 0.42, place + 0.42, colors="black", linestyles="dotted", label=once("chance"))
     axes.set_xticks(range(len(results)), [result.name for result in results])
     axes.set_ylabel("balanced accuracy (%)")
     axes.set_ylim(0, 105)

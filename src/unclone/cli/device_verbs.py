@@ -39,7 +39,7 @@ def enroll(
     key: Annotated[int, typer.Option(metavar="BITS", help="Min-entropy the key needs.")] = 128,
     failure: Annotated[float, typer.Option(help="Accepted probability that one reconstruction fails.")] = 1e-9,
     ber: Annotated[
-        float | None, typer.Option(help="Bit error rate to design for [default: 0.15, or more where measured].")
+        float | None, typer.Option(help="Bit error rate to design for [default: the highest this memory carries].")
     ] = None,
     force: Force = False,
     as_json: JsonFlag = False,

@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unclone.errors import ParameterError
-
-from .bounds import as_mixture, finite_length_bound
-from .catalogue import measured_codes
-from .codes import RepetitionReedMuller
-from .prediction import construct, rare_failure
+from unclone.extractor.bounds import as_mixture, finite_length_bound
+from unclone.extractor.catalogue import measured_codes
+from unclone.extractor.codes import RepetitionReedMuller
+from unclone.extractor.prediction import construct, rare_failure
 
 __all__ = ["METHOD_BOUND", "METHOD_SMALL", "METHOD_SPLITTING", "Design", "design"]
 

@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unclone.errors import ParameterError
-
-from .bounds import as_mixture
-from .codes.construction import bit_error_rates, message_positions
-from .codes.polar import PolarCode
+from unclone.extractor.bounds import as_mixture
+from unclone.extractor.codes.construction import bit_error_rates, message_positions
+from unclone.extractor.codes.polar import PolarCode
 
 __all__ = ["RareFailure", "construct", "rare_failure"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import unclone
-from unclone.errors import MissingExtraError, SlotError, UncloneError
+from unclone.errors import MissingExtraError, SlotError
 from unclone.lab.clones import force_open
 from unclone.lab.digits import forward, train_digits
 from unclone.lab.filetypes import load_file_types

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unclone.errors import ParameterError
-
-from .concatenated import RepetitionReedMuller
-from .polar import PolarCode
+from unclone.extractor.codes.concatenated import RepetitionReedMuller
+from unclone.extractor.codes.polar import PolarCode
 
 __all__ = ["Code", "PolarCode", "RepetitionReedMuller", "from_spec"]
 

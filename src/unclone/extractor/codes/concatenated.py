@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unclone.errors import ParameterError
-
-from ._checks import MAX_LENGTH, as_bits, as_llr, integer, only_keys
+from unclone.extractor.codes._checks import MAX_LENGTH, as_bits, as_llr, integer, only_keys
 
 __all__ = ["RepetitionReedMuller"]
 

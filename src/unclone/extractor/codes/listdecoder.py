@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .transform import polar_transform
+from unclone.extractor.codes.transform import polar_transform
 
 __all__ = ["ListDecoder"]
 

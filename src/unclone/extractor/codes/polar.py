@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from unclone.errors import ParameterError
-
-from ._checks import MAX_LENGTH, as_bits, as_llr, integer, only_keys
-from .listdecoder import ListDecoder
-from .transform import polar_transform
+from unclone.extractor.codes._checks import MAX_LENGTH, as_bits, as_llr, integer, only_keys
+from unclone.extractor.codes.listdecoder import ListDecoder
+from unclone.extractor.codes.transform import polar_transform
 
 __all__ = ["MAX_LIST", "PolarCode"]
 
