@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +53,3 @@ def model_file(tmp_path: Path, tensors: dict[str, np.ndarray]) -> Path:
     path = tmp_path / "model.safetensors"
     save_file(tensors, path, metadata={"author": "vendor"})
     return path
-
-
-def data_folder() -> Path:
-    """Where the recorded silicon and labelled data lie, if anywhere (UNCLONE_DATA, else ../shared/data)."""
-    return Path(os.environ.get("UNCLONE_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))

@@ -36,6 +36,7 @@ PUBLIC = BASE | set(ALLOWED) | {"unclone"}
 ALLOWED["fleet"] = PUBLIC
 ALLOWED["lab"] = PUBLIC | {"fleet"}
 ALLOWED["cli"] = PUBLIC | {"fleet", "lab"}
+ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {"_version", "device_file", "enrollment", "errors", "model", "puf", "records"}
 
 LIGHT = {"numpy", "cryptography"}

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from conftest import data_folder
+from recorded_data import data_folder
 from unclone.puf.simulated import SimulatedSRAM
 from unclone.quality import Finding, check, check_fleet
 

@@ -24,7 +24,7 @@ class Chip:
         return (self.skew + shift + noise * self.rng.normal(size=(m, len(self.skew))) > 0).astype(np.uint8)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chip():
     return Chip
 

@@ -119,10 +119,8 @@ def solve(matrix, right):
 
 
 @pytest.fixture(scope="module")
-def victim():
-    from conftest import Chip
-
-    unit = Chip(4096, 0.12, seed=8)
+def victim(chip):
+    unit = chip(4096, 0.12, seed=8)
     made = extractor.generate(unit.read(9), debias="none", code="repetition", key_bits=64, error_rate=0.15, failure=0.1)
     return unit, made
 
