@@ -23,9 +23,11 @@ code                   severity  found when
 ``lane_bias``          warning   bias that repeats with a period, chance below 1e-9, and a spread of 2 % or more
 ``swapped_label``      fatal     a reading is nearer to another device than to the rest of its own
 ``same_device``        fatal     two devices are much nearer to each other than their biases explain
+``shared_window``      fatal     windows of 512 cells in which two devices are, chance below 1e-9, and that make up 5 %
+                                 of the cells; ``warning`` if less: program or data at the same address
 =====================  ========  ====================================================================================
 
-The last two are in ``check_fleet``. The chances are union bounds over everything that was tried.
+The last three are in ``check_fleet``. The chances are union bounds over everything that was tried.
 Outliers are thresholds: readings of measured silicon in order of temperature, from -23.5 to 70 degrees, or over a day,
 stay within them; a single reading at a far temperature among others at one temperature does not, and cannot be told
 from old data.

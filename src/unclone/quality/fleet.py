@@ -1,4 +1,4 @@
-"""What is wrong with the labels of a fleet: swapped readings, and devices that are one and the same."""
+"""What is wrong between devices: swapped readings, devices that are one and the same, content that devices share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["check_fleet"]
 
 _CONSTANT: Final = 0.01
+_WINDOW: Final = 512
+_SHARED: Final = 0.05
 
 
 def check_fleet(devices: Mapping[str, Bits]) -> list[Finding]:
-    """Swapped labels, and devices that are one and the same. Devices of different lengths are not compared.
+    """Swapped labels, and devices that share all or some of their content at the same addresses.
+
+    Devices of different lengths are not compared.
 
     Args:
         devices: readings of each device, shape ``(readings, bits)``.
@@ -40,7 +44,9 @@ def check_fleet(devices: Mapping[str, Bits]) -> list[Finding]:
         table = np.stack([references[name] for name in group])
         same = _same_devices(table)
         found += [_same_device(group[i], group[j], apart, expected) for i, j, apart, expected in same]
-        found += _swapped(group, table, devices, {frozenset((i, j)) for i, j, _, _ in same})
+        pairs = {frozenset((i, j)) for i, j, _, _ in same}
+        found += _shared(group, table, pairs)
+        found += _swapped(group, table, devices, pairs)
     return found
 
 
@@ -70,6 +76,47 @@ def _same_device(one: str, other: str, apart: float, expected: float) -> Finding
         f"{expected:.1%}: one device twice, or cells that do not tell devices apart"
     )
     return Finding("same_device", "fatal", text, apart, device=one)
+
+
+def _shared(names: list[str], references: Bits, same: set[frozenset[int]]) -> list[Finding]:
+    """Windows in which a device is much nearer to one before it than their biases, and their other windows, explain."""
+    count, bits = references.shape
+    windows = bits // _WINDOW
+    if windows < 4:
+        return []
+    cells = references[:, : windows * _WINDOW].reshape(count, windows, _WINDOW)
+    shares = cells.mean(axis=2)
+    packed = np.packbits(cells, axis=2)
+    tried = log(windows) + 2 * log(count)
+    found = []
+    for j in range(1, count):
+        others = [i for i in range(j) if frozenset((i, j)) not in same]
+        if not others:
+            continue
+        apart = np.bitwise_count(packed[others] ^ packed[j]).sum(axis=2, dtype=np.int64)
+        expected = shares[others] * (1.0 - shares[j]) + (1.0 - shares[others]) * shares[j]
+        # Cells that lean the same way in every device shorten all distances; only a window that stands out is content.
+        expected = np.minimum(expected, np.median(apart, axis=1, keepdims=True) / _WINDOW)
+        close = (apart < 0.5 * expected * _WINDOW) & (expected > _CONSTANT)
+        for k, w in np.argwhere(close).tolist():
+            chance = binomial_upper(_WINDOW - int(apart[k, w]), _WINDOW, 1.0 - float(expected[k, w]))
+            close[k, w] = chance + tried < log(FALSE_ALARM)
+        if close.any():
+            nearest = int(np.argmax(close.sum(axis=1)))
+            found.append(
+                _shared_windows(names[j], names[others[nearest]], close[nearest], int(close.any(axis=1).sum()))
+            )
+    return found
+
+
+def _shared_windows(name: str, other: str, close: NDArray[np.bool_], sharing: int) -> Finding:
+    share = float(close.mean())
+    more = f" (and with {sharing - 1} more devices)" if sharing > 1 else ""
+    text = (
+        f"{name} shares {share:.1%} of its cells with {other}{more}, from cell {int(np.argmax(close)) * _WINDOW} on: "
+        "program or data, not start-up values; read around them"
+    )
+    return Finding("shared_window", "fatal" if share >= _SHARED else "warning", text, share, device=name)
 
 
 def _swapped(
