@@ -163,7 +163,7 @@ def test_known_patterns() -> None:
     assert pattern_of("float32", words_of([-2.0, 3.0], "float32")) == 0x81FFFFFF
     assert pattern_of("bfloat16", words_of([1e38], "bfloat16")) == 0x00FF
     assert pattern_of("float16", words_of([65504.0], "float16")) == 0x03FF
-    assert finite_pattern("float32", []) == b"\xff\xff\xff\x3f"
+    assert finite_pattern("float32", []) == b"\xff\xff\xff\x0f"
 
 
 @pytest.mark.parametrize("dtype", sorted(INTEGERS))

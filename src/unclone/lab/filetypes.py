@@ -19,7 +19,7 @@ from unclone.errors import InputError, MissingExtraError
 
 __all__ = ["FileTypeTask", "load_file_types"]
 
-_FILES_PER_CLASS = 4  # the demo scores them eleven times for each network, within a minute
+_FILES_PER_CLASS = 3  # the demo scores them eleven times for each network, within a minute
 _LEAST_PER_CLASS = 4
 _MOST_LOOKED_AT = 150_000
 
