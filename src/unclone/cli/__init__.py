@@ -17,6 +17,10 @@ def main() -> None:
         import typer  # noqa: F401
     except ImportError:
         sys.exit("unclone: the command line needs 'typer' and 'rich': pip install 'unclone[cli]'")
-    from unclone.cli.app import run
+    try:
+        from unclone.cli.app import run
 
-    sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+    except KeyboardInterrupt:  # before the verbs were loaded
+        code = 130
+    sys.exit(code)

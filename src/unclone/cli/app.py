@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -44,8 +47,22 @@ def _options(
     """Bind a neural network to the chip it runs on."""
 
 
+class _Interrupt:
+    """Remembers that Ctrl-C was pressed; raises ``KeyboardInterrupt`` as usual."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        signal.default_int_handler(number, frame)
+
+
 def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
+    interrupt = _Interrupt()
     try:
         result = app(list(arguments), standalone_mode=False)
     except UncloneError as problem:
@@ -58,6 +75,9 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.close()
         return 1
     except Exception as problem:
+        if interrupt.seen:  # what surfaced is a consequence of Ctrl-C in the middle of somebody's C code
+            typer.echo("unclone: interrupted; nothing was left behind", err=True)
+            return 130
         show = getattr(problem, "show", None)  # a click usage error knows how to print itself
         if show is None:
             raise
