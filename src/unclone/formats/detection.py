@@ -8,6 +8,7 @@ from typing import Final
 from unclone.errors import FormatError, UnsupportedError
 from unclone.formats.base import Format
 from unclone.formats.gguf import Gguf
+from unclone.formats.hdf5 import Hdf5
 from unclone.formats.onnx import Onnx
 from unclone.formats.safetensors import Safetensors
 
@@ -15,11 +16,10 @@ __all__ = ["FORMATS", "detect"]
 
 HEAD_BYTES: Final = 4096
 
-FORMATS: Final[tuple[Format, ...]] = (Gguf(), Safetensors(), Onnx())
+FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Safetensors(), Onnx())
 """Every format of this release, the most distinctive first."""
 
 _NAMED: Final = (
-    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5)"),
     (0, b"PK\x03\x04", "a zip archive (PyTorch, numpy .npz or Keras)"),
     (0, b"\x93NUMPY", "a single numpy array (.npy)"),
     (0, b"\x80\x02", "a Python pickle"),

@@ -1,0 +1,326 @@
+"""The datasets of an HDF5 file, by the HDF5 library: where each lies, and what it holds. No dataset is read.
+
+The library sees the file through a ``View``: a range of one open file with a limit on what is read, so that parsing
+takes memory and time by the metadata alone, and no other file is opened.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from unclone.errors import FormatError, MissingExtraError, UncloneError, UnsupportedError
+
+__all__ = ["Dataset", "View", "datasets_of"]
+
+_READ_LIMIT: Final = 256 * 2**20
+_OBJECT_LIMIT: Final = 1_000_000
+_DEPTH_LIMIT: Final = 256
+_NUMBERS_IN_ATTRIBUTE: Final = 64
+_NATURAL_LIMIT: Final = 1 << 62
+
+_REPACK: Final = "rewrite it with `h5repack -l CONTI -f NONE` and bind the result"
+
+_FLOATS: Final = {
+    # (bytes, (sign, exponent, exponent bits, mantissa, mantissa bits), bias) as H5Tget_fields gives them
+    (2, (15, 10, 5, 0, 10), 15): "float16",
+    (4, (31, 23, 8, 0, 23), 127): "float32",
+    (8, (63, 52, 11, 0, 52), 1023): "float64",
+    (2, (15, 7, 8, 0, 7), 127): "bfloat16",
+    (1, (7, 3, 4, 0, 3), 7): "float8_e4m3fn",
+    (1, (7, 2, 5, 0, 2), 15): "float8_e5m2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """One dataset.
+
+    Attributes:
+        name: its path from the root, without the leading ``/``; the first one where hard links give it several.
+        dtype: our dtype name; ``"string"`` for text.
+        shape: dimensions; those of an array type or of opaque bytes come last.
+        offset: first byte, counted from the start of the view; -1 where no byte of it stands in one piece.
+        nbytes: its length, 0 if ``offset`` is -1.
+        clear: why it cannot be masked, else empty.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+    clear: str = ""
+
+
+class View(io.RawIOBase):
+    """A read-only range of an open file, for the library's driver of Python files.
+
+    Args:
+        descriptor: an open file.
+        start: first byte of the range.
+        size: its length.
+    """
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._start = start
+        self._size = size
+        self._position = 0
+        self._left = _READ_LIMIT
+        self.exhausted = False
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """Position in the range."""
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move within the range."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        """Read up to the end of the range; ``OSError`` beyond what metadata may take."""
+        view = memoryview(buffer).cast("B")
+        count = min(len(view), max(0, self._size - self._position))
+        self._left -= count
+        if self._left < 0:
+            self.exhausted = True
+            raise OSError("more metadata than any model has")
+        done = os.preadv(self._descriptor, [view[:count]], self._start + self._position) if count else 0
+        self._position += done
+        return done
+
+
+def datasets_of(path: Path, view: View) -> list[Dataset]:
+    """Every dataset that a hard link reaches, each once, in the order of their bytes in the file.
+
+    Args:
+        path: the file's name, for errors.
+        view: its bytes.
+
+    Raises:
+        FormatError: malformed, truncated or hostile.
+        UnsupportedError: something that may hold weights and cannot be masked, by name.
+        MissingExtraError: h5py is not installed.
+    """
+    h5py = _h5py()
+    try:
+        with h5py.File(view, "r") as file:
+            if file.userblock_size:
+                raise UnsupportedError(
+                    f"{path} has a user block of {file.userblock_size} bytes; take it off with `h5unjam` first"
+                )
+            found = list(_Walk(h5py, path).run(file.id))
+    except UncloneError:
+        raise
+    except Exception as problem:  # the library's errors have no class in common
+        if view.exhausted:
+            raise FormatError(f"{path} has more than {_READ_LIMIT} bytes of HDF5 metadata") from None
+        said = " ".join(str(problem).split())[:200]
+        raise FormatError(f"{path} is damaged or truncated; the HDF5 library says: {said}") from None
+    found.sort(key=lambda item: (item.offset, item.name))
+    return found
+
+
+def _h5py() -> Any:
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError("h5py", "keras") from None
+    return h5py
+
+
+class _Walk:
+    """One walk over the groups, over hard links only, each object once."""
+
+    def __init__(self, h5py: Any, path: Path) -> None:
+        self._h5py = h5py
+        self._path = path
+        self._seen: set[int] = set()
+
+    def run(self, file: Any) -> Iterator[Dataset]:
+        h5 = self._h5py
+        # The identifier of the file stands for its root group, but is no group to H5O.
+        stack = [("", h5.h5g.open(file, b"/"), 0)]
+        self._seen.add(h5.h5o.get_info(stack[0][1]).addr)
+        names: set[str] = set()
+        while stack:
+            prefix, group, depth = stack.pop()
+            self._check_attributes(prefix or "/", group)
+            inner = []
+            for name, linked in self._hard_links(prefix, group):
+                if isinstance(linked, h5.h5g.GroupID):
+                    if depth >= _DEPTH_LIMIT:
+                        raise FormatError(f"{self._path}: groups nest deeper than {_DEPTH_LIMIT}")
+                    inner.append((f"{name}/", linked, depth + 1))
+                elif isinstance(linked, h5.h5d.DatasetID):
+                    if name in names:
+                        raise FormatError(f"{self._path}: two datasets are called {name[:80]!r}")
+                    names.add(name)
+                    self._check_attributes(name, linked)
+                    yield self._dataset(name, linked)
+                elif not isinstance(linked, h5.h5t.TypeID):
+                    raise UnsupportedError(f"{self._path}: {name[:80]!r} is neither group, dataset nor datatype")
+            stack += reversed(inner)
+
+    def _hard_links(self, prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
+        h5 = self._h5py
+        links: list[tuple[bytes, int]] = []
+
+        def visit(name: bytes, info: Any) -> bool | None:
+            links.append((name, info.type))
+            return True if len(links) > _OBJECT_LIMIT else None
+
+        group.links.iterate(visit, info=True)
+        for raw, kind in links:
+            name = prefix + raw.decode("utf-8")
+            if kind == h5.h5l.TYPE_SOFT:  # a second name for what a hard link reaches, or for nothing
+                continue
+            if kind != h5.h5l.TYPE_HARD:
+                what = "an external link" if kind == h5.h5l.TYPE_EXTERNAL else "a link of unknown kind"
+                raise UnsupportedError(f"{self._path}: {name[:80]!r} is {what}; copy what it names into the file")
+            linked = h5.h5o.open(group, raw)
+            address = h5.h5o.get_info(linked).addr
+            if address in self._seen:
+                continue
+            self._seen.add(address)
+            if len(self._seen) > _OBJECT_LIMIT:
+                raise FormatError(f"{self._path} holds more than {_OBJECT_LIMIT} objects")
+            yield name, linked
+
+    def _check_attributes(self, name: str, owner: Any) -> None:
+        """Attributes stay in clear: text, and numbers too few to be weights."""
+        h5 = self._h5py
+        for index in range(h5.h5a.get_num_attrs(owner)):
+            attribute = h5.h5a.open(owner, index=index)
+            called = attribute.name.decode("utf-8", "replace")[:80]
+            if called == "pandas_type":
+                raise UnsupportedError(f"{self._path} is a table written by pandas, not a model")
+            where = f"{self._path}: the attribute {called!r} of {name[:80]!r}"
+            kind = attribute.get_type()
+            if kind.detect_class(h5.h5t.REFERENCE):
+                raise UnsupportedError(f"{where} holds object references, behind which weights may stand")
+            space = attribute.get_space()
+            count = space.get_simple_extent_npoints() * max(1, kind.get_size() // 8)
+            numeric = not isinstance(kind, h5.h5t.TypeStringID | h5.h5t.TypeEnumID) and not _vlen_text(h5, kind)
+            if numeric and (count > _NUMBERS_IN_ATTRIBUTE or kind.detect_class(h5.h5t.VLEN)):
+                raise UnsupportedError(f"{where} holds an array; weights belong into datasets")
+
+    def _dataset(self, name: str, dataset: Any) -> Dataset:
+        h5 = self._h5py
+        where = f"{self._path}: dataset {name[:80]!r}"
+        # Of a virtual dataset even the shape would make the library open other files: the layout comes first.
+        creation = dataset.get_create_plist()
+        layout = creation.get_layout()
+        if layout == h5.h5d.VIRTUAL or creation.get_external_count():
+            raise UnsupportedError(f"{where} keeps its values in other files; copy them into this one")
+        kind = dataset.get_type()
+        shape = self._shape(where, dataset)
+        if kind.detect_class(h5.h5t.REFERENCE):
+            raise UnsupportedError(f"{where} holds object references, behind which weights may stand")
+        if isinstance(kind, h5.h5t.TypeStringID) or _vlen_text(h5, kind):
+            return Dataset(name, "string", shape or (), -1, 0, "text")
+        dtype, inner = self._dtype(where, dataset, kind)
+        if shape is None:
+            return Dataset(name, dtype, (0,), -1, 0, "empty")
+        nbytes = math.prod(shape) * kind.get_size()
+        shape += inner
+        if nbytes == 0:
+            return Dataset(name, dtype, shape, -1, 0, "empty")
+        if layout != h5.h5d.CONTIGUOUS:
+            what = "in chunks" if layout == h5.h5d.CHUNKED else "within its object header"
+            raise UnsupportedError(f"{where} is stored {what}, not in one piece; {_REPACK}")
+        offset = dataset.get_offset()
+        if offset is None:
+            return Dataset(name, dtype, shape, -1, 0, "never written: it reads as its fill value")
+        if dataset.get_storage_size() != nbytes:
+            raise FormatError(f"{where} is {list(shape)} of {dtype}, and has {dataset.get_storage_size()} bytes")
+        return Dataset(name, dtype, shape, offset, nbytes, "boolean" if dtype == "bool" else "")
+
+    def _shape(self, where: str, dataset: Any) -> tuple[int, ...] | None:
+        """Dimensions, ``None`` for a null dataspace."""
+        space = dataset.get_space()
+        if space.get_simple_extent_type() == self._h5py.h5s.NULL:
+            return None
+        shape = tuple(int(n) for n in space.get_simple_extent_dims())
+        if any(n < 0 for n in shape) or math.prod(max(1, n) for n in shape) >= _NATURAL_LIMIT:
+            raise FormatError(f"{where} is larger than any memory")
+        return shape
+
+    def _dtype(self, where: str, dataset: Any, kind: Any) -> tuple[str, tuple[int, ...]]:
+        """Our name of a type, and the dimensions that the type itself adds.
+
+        Raises:
+            UnsupportedError: the type is not known.
+        """
+        t = self._h5py.h5t
+        size = kind.get_size()
+        if isinstance(kind, t.TypeArrayID):
+            dtype, inner = self._dtype(where, dataset, kind.get_super())
+            return dtype, (*kind.get_array_dims(), *inner)
+        if isinstance(kind, t.TypeOpaqueID):
+            # numpy's void, by which h5py stores what HDF5 has no type for; Keras says in an attribute what it is.
+            if size == 2 and self._says_bfloat16(dataset):
+                return "bfloat16", ()
+            return "uint8", (size,) if size > 1 else ()
+        if isinstance(kind, t.TypeEnumID):
+            if _is_boolean(kind, size):
+                return "bool", ()
+            return self._dtype(where, dataset, kind.get_super())
+        if isinstance(kind, t.TypeCompoundID):
+            return self._complex(where, kind), ()
+        if isinstance(kind, t.TypeIntegerID | t.TypeBitfieldID | t.TypeFloatID):
+            if size > 1 and kind.get_order() != t.ORDER_LE:
+                raise UnsupportedError(f"{where} is big-endian; rewrite it in little-endian order")
+            if isinstance(kind, t.TypeFloatID):
+                dtype = _FLOATS.get((size, kind.get_fields(), kind.get_ebias()), "")
+            else:
+                whole = size in (1, 2, 4, 8) and kind.get_precision() == 8 * size
+                signed = isinstance(kind, t.TypeIntegerID) and kind.get_sign() == t.SGN_2
+                dtype = f"{'' if signed else 'u'}int{8 * size}" if whole else ""
+            if dtype:
+                return dtype, ()
+        raise UnsupportedError(f"{where} has a datatype that is not known: {type(kind).__name__} of {size} bytes")
+
+    def _complex(self, where: str, kind: Any) -> str:
+        """A compound of two floats is a complex number, as h5py writes it; any other is a table."""
+        t = self._h5py.h5t
+        members = [kind.get_member_type(n) for n in range(kind.get_nmembers())]
+        names = [kind.get_member_name(n) for n in range(kind.get_nmembers())]
+        offsets = [kind.get_member_offset(n) for n in range(kind.get_nmembers())]
+        for half, dtype in ((t.IEEE_F32LE, "complex64"), (t.IEEE_F64LE, "complex128")):
+            width = half.get_size()
+            if names == [b"r", b"i"] and offsets == [0, width] and all(half.equal(member) for member in members):
+                return dtype
+        raise UnsupportedError(f"{where} is a table of records, not an array of numbers")
+
+    def _says_bfloat16(self, dataset: Any) -> bool:
+        if not self._h5py.h5a.exists(dataset, b"dtype"):
+            return False
+        return bool(self._h5py.Dataset(dataset).attrs["dtype"] == "bfloat16")
+
+
+def _vlen_text(h5py: Any, kind: Any) -> bool:
+    return isinstance(kind, h5py.h5t.TypeVlenID) and isinstance(kind.get_super(), h5py.h5t.TypeStringID)
+
+
+def _is_boolean(kind: Any, size: int) -> bool:
+    """The enumeration that h5py writes for booleans."""
+    if size != 1 or kind.get_nmembers() != 2:
+        return False
+    return {kind.get_member_name(n): kind.get_member_value(n) for n in range(2)} == {b"FALSE": 0, b"TRUE": 1}
