@@ -12,6 +12,7 @@ import argparse
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import sys
 from collections.abc import Iterator
@@ -169,6 +170,29 @@ def _tensor_fields(entry: dict[str, Any]) -> None:
         _unsigned(dimension)
 
 
+def _selection_fields(selection: Any, chunk: int) -> None:
+    _members(selection, "select share_ppm block positions")
+    select, block = selection["select"], selection["block"]
+    need(isinstance(select, str), "select is a string")
+    known = ("all", "random", "blocks", "magnitude", "first-layers", "saliency")
+    need(select in known, "unknown select", "UnsupportedError")
+    share = _unsigned(selection["share_ppm"], 1_000_000)
+    need(share > 0 and (share == 1_000_000) == (select == "all"), "share and select")
+    need(_unsigned(block, chunk) % 4096 == 0 and (block == 0) == (select in ("all", "random")), "block")
+    selection["positions"] = _base64(selection["positions"])
+
+
+def _blocks(entry: dict[str, Any], header: dict[str, Any]) -> int:
+    """Blocks of a tensor (section 6.2)."""
+    step, block = chunk_length(header["chunk"], entry["pattern"]), header["selection"]["block"]
+    return sum(-(-min(step, entry["nbytes"] - at) // block) for at in _steps(entry["nbytes"], step))
+
+
+def _steps(nbytes: int, step: int) -> range:
+    need(nbytes // step <= HEADER_LIMIT, "more chunks than a header can have tags for")
+    return range(0, nbytes, step)
+
+
 def chunk_length(chunk: int, pattern: bytes) -> int:
     return chunk - chunk % len(pattern)
 
@@ -182,7 +206,7 @@ def parse_header(text: bytes) -> dict[str, Any]:
         raise Finding("FormatError", str(problem)) from None
     need(isinstance(header, dict) and type(header.get("version")) is int, "no version")
     need(header["version"] == 1, "another version", "UnsupportedError")
-    _members(header, "version file_id format cipher bits chunk tensors clear slots mac")
+    _members(header, "version file_id format cipher bits chunk selection tensors clear slots mac")
     header["file_id"] = _hex(header["file_id"], 16, 16)
     header["mac"] = _hex(header["mac"], 32, 32)
     need(isinstance(header["format"], str), "format is a string")
@@ -191,6 +215,7 @@ def parse_header(text: bytes) -> dict[str, Any]:
     need(isinstance(header["bits"], str), "bits is a string")
     need(header["bits"] in ("finite", "all"), "unknown bits", "UnsupportedError")
     need(_unsigned(header["chunk"], 2**24) >= 65536 and header["chunk"] % 65536 == 0, "chunk")
+    _selection_fields(header["selection"], header["chunk"])
     for name in ("tensors", "clear", "slots"):
         need(isinstance(header[name], list), f"{name} is an array")
     need(header["tensors"], "no masked tensor")
@@ -206,6 +231,11 @@ def parse_header(text: bytes) -> dict[str, Any]:
         _members(entry, "name dtype shape reason")
         _tensor_fields(entry)
         need(isinstance(entry["reason"], str), "reason is a string")
+    blocks = header["selection"]["block"] and sum(_blocks(entry, header) for entry in header["tensors"])
+    need(
+        len(header["selection"]["positions"]) == (-(-blocks // 8) + 16 if header["selection"]["block"] else 0),
+        "positions",
+    )
     names = [entry["name"] for entry in header["tensors"] + header["clear"]]
     need(len(set(names)) == len(names), "a tensor stands twice")
     for entry in header["slots"]:
@@ -275,25 +305,62 @@ def keystream(cipher: str, key: bytes, nonce: bytes, length: int) -> bytes:
     return Cipher(algorithms.ChaCha20(key, counter + nonce), None).encryptor().update(bytes(length))
 
 
-def unmask(cipher: str, key: bytes, index: int, entry: dict[str, Any], masked: bytes, chunk: int) -> Iterator[bytes]:
-    pattern = entry["pattern"]
-    step = chunk_length(chunk, pattern)
+def masked_bytes(
+    header: dict[str, Any], positions: bytes, bitmap: bytes, index: int
+) -> Iterator[tuple[list[bool], bytes]]:
+    """For each chunk: which of its bytes are ciphertext, and the pattern over all of them."""
+    entry, selection, cipher = header["tensors"][index], header["selection"], header["cipher"]
+    pattern, nbytes, block = entry["pattern"], entry["nbytes"], selection["block"]
+    step = chunk_length(header["chunk"], pattern)
+    first = sum(_blocks(other, header) for other in header["tensors"][:index]) if block else 0
+    for number, at in enumerate(_steps(nbytes, step)):
+        count = min(step, nbytes - at)
+        repeated = (pattern * (-(-count // len(pattern))))[:count]
+        sealed = [True] * count
+        if selection["select"] == "random":
+            nonce = index.to_bytes(4, "big") + number.to_bytes(8, "big")
+            draws = keystream(cipher, positions, nonce, 4 * -(-count // len(pattern)))
+            limit = selection["share_ppm"] * 2**32 // 1_000_000
+            word = [int.from_bytes(draws[i : i + 4], "little") < limit for i in range(0, len(draws), 4)]
+            repeated = bytes(byte if word[i // len(pattern)] else 0 for i, byte in enumerate(repeated))
+        elif block:
+            bits = [bitmap[b // 8] >> b % 8 & 1 for b in range(first, first + -(-count // block))]
+            first += len(bits)
+            sealed = [bool(bits[i // block]) for i in range(count)]
+        yield sealed, repeated
+
+
+def unmask(header: dict[str, Any], keys: dict[str, bytes], bitmap: bytes, index: int, data: bytes) -> Iterator[bytes]:
+    """The true bytes of a tensor, chunk by chunk."""
+    entry, cipher, key = header["tensors"][index], header["cipher"], keys["aead"]
     aead = AESGCM(key) if cipher == "aes-256-gcm" else ChaCha20Poly1305(key)
-    for number, start in enumerate(range(0, len(masked), step)):
-        piece = masked[start : start + step]
+    start = 0
+    for number, (sealed, repeated) in enumerate(masked_bytes(header, keys["positions"], bitmap, index)):
+        chunk = data[start : start + len(sealed)]
+        start += len(sealed)
+        piece = bytes(itertools.compress(chunk, sealed))
+        clear = bytes(itertools.compress(chunk, (not inside for inside in sealed)))
         nonce = index.to_bytes(4, "big") + number.to_bytes(8, "big")
         tag = entry["tags"][16 * number : 16 * number + 16]
         try:
-            opened = aead.decrypt(nonce, piece + tag, b"")
+            opened = aead.decrypt(nonce, piece + tag, clear)
         except InvalidTag:
             raise Finding("TensorTamperedError", f"chunk {number}", entry["name"]) from None
-        count = len(piece)
-        stream = int.from_bytes(keystream(cipher, key, nonce, count), "big")
-        word = int.from_bytes(piece, "big")
-        if opened != (word ^ stream).to_bytes(count, "big"):
+        stream = keystream(cipher, key, nonce, len(piece))
+        if opened != bytes(a ^ b for a, b in zip(piece, stream, strict=True)):
             raise AssertionError("the AEAD and the keystream of section 6 disagree")
-        repeated = int.from_bytes((pattern * (-(-count // len(pattern))))[:count], "big")
-        yield (word ^ (stream & repeated)).to_bytes(count, "big")
+        pattern = itertools.compress(repeated, sealed)
+        true = iter(a ^ (b & c) for a, b, c in zip(piece, stream, pattern, strict=True))
+        yield bytes(next(true) if inside else byte for byte, inside in zip(chunk, sealed, strict=True))
+
+
+def open_positions(header: dict[str, Any], key: bytes) -> bytes:
+    if not header["selection"]["block"]:
+        return b""
+    try:
+        return AESGCM(key).decrypt(b"\xff" * 12, header["selection"]["positions"], b"")
+    except InvalidTag:
+        raise Finding("HeaderTamperedError", "the positions do not open") from None
 
 
 def check(path: Path, device_key: bytes) -> dict[str, Any]:
@@ -313,14 +380,15 @@ def check(path: Path, device_key: bytes) -> dict[str, Any]:
     digest = carrier_digest(carrier, {entry["name"] for entry in header["tensors"]})
     mac = header_mac(carrier.header, digest, content_key, header["file_id"])
     need(hmac.compare_digest(mac, header["mac"]), "the MAC does not hold", "HeaderTamperedError")
-    key = hpke_base.hkdf_expand(content_key, b"unclone v1 aead" + header["file_id"], 32)
+    keys = {
+        use: hpke_base.hkdf_expand(content_key, b"unclone v1 " + use.encode() + header["file_id"], 32)
+        for use in ("aead", "positions")
+    }
+    bitmap = open_positions(header, keys["positions"])
     true = {name: carrier.data[first:last] for name, (_, _, first, last) in carrier.tensors.items()}
     indices = {entry["name"]: index for index, entry in enumerate(header["tensors"])}
     for name in [name for name in carrier.tensors if name in indices]:
-        index = indices[name]
-        entry = header["tensors"][index]
-        pieces = unmask(header["cipher"], key, index, entry, true[name], header["chunk"])
-        true[name] = b"".join(pieces)
+        true[name] = b"".join(unmask(header, keys, bitmap, indices[name], true[name]))
     return {
         "file_id": header["file_id"].hex(),
         "cipher": header["cipher"],

@@ -15,7 +15,7 @@ from unclone.errors import FormatError, UnsupportedError
 from unclone.header import encode_header, mac_input, parse_header
 from unclone.keys import SLOT_BYTES, SUITE
 from unclone.mask import CIPHERS, chunk_length
-from unclone.records import ClearTensor, Header, MaskedTensor, Slot
+from unclone.records import ClearTensor, Header, MaskedTensor, Selection, Slot
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
 SHAPES = st.lists(st.integers(0, 2**53 - 1), max_size=5).map(tuple)
@@ -25,13 +25,21 @@ SHAPES = st.lists(st.integers(0, 2**53 - 1), max_size=5).map(tuple)
 def headers(draw: st.DrawFn) -> Header:
     chunk = draw(st.integers(1, 256)) << 16
     names = iter(draw(st.lists(TEXT, min_size=7, max_size=7, unique=True)))
-    tensors = []
+    tensors, plan = [], []
     for _ in range(draw(st.integers(1, 4))):
         pattern, nbytes = draw(st.binary(min_size=1, max_size=256)), draw(st.integers(0, 300_000))
         count = 16 * -(-nbytes // chunk_length(chunk, pattern))
         tags = draw(st.binary(min_size=count, max_size=count))
+        plan.append((nbytes, pattern))
         tensors.append(MaskedTensor(next(names), draw(TEXT), draw(SHAPES), nbytes, pattern, tags))
     clear = [ClearTensor(next(names), draw(TEXT), draw(SHAPES), draw(TEXT)) for _ in range(draw(st.integers(0, 3)))]
+    block = draw(st.sampled_from([0, 4096, 65536]))
+    sizes = [(nbytes, chunk_length(chunk, pattern)) for nbytes, pattern in plan]
+    blocks = sum(-(-min(step, n - at) // block) for n, step in sizes for at in range(0, n, step)) if block else 0
+    positions = draw(st.binary(min_size=(n := -(-blocks // 8) + 16 if block else 0), max_size=n))
+    share = draw(st.integers(1, 999_999))
+    part = st.sampled_from(["blocks", "magnitude", "first-layers", "saliency"]) if block else st.just("random")
+    selection = Selection(draw(part), share, block, positions) if block or draw(st.booleans()) else Selection()
     slots = st.builds(
         Slot, st.just(SUITE), st.binary(min_size=8, max_size=8), st.binary(min_size=SLOT_BYTES, max_size=SLOT_BYTES)
     )
@@ -42,6 +50,7 @@ def headers(draw: st.DrawFn) -> Header:
         cipher=draw(st.sampled_from(CIPHERS)),
         bits=draw(st.sampled_from(["finite", "all"])),
         chunk=chunk,
+        selection=selection,
         tensors=tuple(tensors),
         clear=tuple(clear),
         slots=tuple(draw(st.lists(slots, max_size=3))),
@@ -56,6 +65,7 @@ SMALL = Header(
     cipher="aes-256-gcm",
     bits="finite",
     chunk=65536,
+    selection=Selection(),
     tensors=(MaskedTensor("w", "float32", (2, 2), 16, b"\xff\xff\xff\xbf", bytes(16)),),
     clear=(ClearTensor("ids", "int64", (1,), "index"),),
     slots=(Slot(SUITE, bytes(8), bytes(SLOT_BYTES)),),

@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unclone"
 
 BASE = {"errors", "records", "canonical", "files", "_version"}
 DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment"}
-MODEL_HALF = {"mask", "patterns", "header", "formats", "model"}
+MODEL_HALF = {"mask", "patterns", "header", "selection", "formats", "model"}
 ALLOWED = {
     "errors": set(),
     "_version": set(),
@@ -26,10 +26,11 @@ ALLOWED = {
     "mask": BASE | {"keys"},
     "patterns": BASE | {"mask"},
     "header": BASE | {"keys", "mask"},
+    "selection": BASE | {"keys", "mask", "header"},
     "device_file": BASE | {"keys"},
     "enrollment": BASE | {"keys", "quality", "puf", "extractor", "device_file"},
     "assessment": BASE | {"quality", "puf", "extractor", "enrollment"},
-    "model": BASE | {"keys", "mask", "patterns", "header", "formats"},
+    "model": BASE | {"keys", "mask", "patterns", "header", "selection", "formats"},
     "runtime": BASE | {"model", "formats"},
 }
 PUBLIC = BASE | set(ALLOWED) | {"unclone"}

@@ -97,7 +97,7 @@ def _record_parses(value: Any) -> bool:
 
 
 def _beyond_schema(value: dict[str, Any]) -> bool:
-    """What the schema's description leaves to the reader: names that stand twice, the number of tags."""
+    """What the schema's description leaves to the reader: names that stand twice, numbers of tags and blocks."""
     names = [entry["name"] for entry in value["tensors"] + value["clear"]]
     if len(set(names)) != len(names):
         return True
@@ -109,7 +109,17 @@ def _beyond_schema(value: dict[str, Any]) -> bool:
             return True
         if len(tags) != 16 * -(-entry["nbytes"] // step):
             return True
-    return False
+    block = value["selection"]["block"]
+    if not block:
+        return False
+    steps = [(e["nbytes"], value["chunk"] - value["chunk"] % (len(e["pattern"]) // 2)) for e in value["tensors"]]
+    blocks = sum(-(-min(step, nbytes - at) // block) for nbytes, step in steps for at in range(0, nbytes, step))
+    try:
+        return (
+            block > value["chunk"] or len(canonical.b64decode(value["selection"]["positions"])) != -(-blocks // 8) + 16
+        )
+    except CanonicalError:
+        return True
 
 
 def test_base_cases_pass_both() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import canonical_json
+import carrier_faults
 import check_model
 import hpke_base
 from make_vectors import Folder, Stream
@@ -19,7 +20,6 @@ from model_vectors import base, bound, key_of, record_of, safetensors
 from unclone.errors import (
     FormatError,
     HeaderTamperedError,
-    NotBoundError,
     SlotError,
     TensorTamperedError,
     UncloneError,
@@ -60,16 +60,16 @@ def canonical(value: Any) -> bytes:
 class Faults:
     """Writes one file after another; all are read with the key of the device that the good model is bound to."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self.model = Model(bound("base", safetensors(base(), {}), ["press-17"], cipher="aes-256-gcm"))
+    def __init__(self, folder: Folder, **options: Any) -> None:
+        self.folder = folder
+        self.model = Model(bound("base", safetensors(base(), {}), ["press-17"], cipher="aes-256-gcm", **options))
         parsed = check_model.parse_header(self.model.text)
         self.content_key = check_model.open_slot(parsed, bytes(key_of("press-17").secret))
         self.file_id: bytes = parsed["file_id"]
 
     def add(self, name: str, data: bytes, what: str, error: type[UncloneError], **members: Any) -> None:
         members = {"devices": ["press-17"], **members}
-        self._folder.bad(f"models/{name}.safetensors", data, what, error, **members)
+        self.folder.bad(f"models/{name}.safetensors", data, what, error, **members)
 
     def header(self, name: str, change: Callable[[dict[str, Any]], Any], what: str, error: type[UncloneError]) -> None:
         """A header with one change, everything else as it was."""
@@ -119,8 +119,8 @@ def make(folder: Folder) -> None:
     _tensors(faults)
     _slots(faults)
     _spelling(faults)
-    _carrier(faults)
-    _weights(faults)
+    _selection(faults)
+    carrier_faults.make(faults)
 
 
 def _members(faults: Faults) -> None:
@@ -279,67 +279,41 @@ def _spelling(faults: Faults) -> None:
         faults.add(f"spelling-{name}", data, f"header: {what}", FormatError)
 
 
-def _carrier(faults: Faults) -> None:
-    model, good = faults.model, faults.model.file()
-    add = faults.add
-    add("ordinary", safetensors(base()), "an ordinary model", NotBoundError)
-    add("empty", b"", "an empty file", FormatError)
-    for name, size in [("length", 5), ("json", 200), ("weights", len(good) - 1)]:
-        add(f"truncated-{name}", good[:size], f"truncated to {size} bytes", FormatError)
-    add("trailing", good + b"\x00", "a byte after the last tensor", FormatError)
-    for name, length in [("2g", 2**31), ("limit", 100_000_001), ("huge", 2**64 - 1)]:
-        add(f"oversized-{name}", length.to_bytes(8, "little") + good[8:], f"a header of {length} bytes", FormatError)
-    for name, old, new, what, error in [
-        ("duplicate", b'"mask":{', b'"layer.bias":{', "a tensor stands twice", FormatError),
-        ("dtype", b'"BOOL"', b'"BOOM"', "an unknown dtype", UnsupportedError),
-        ("shape", b'"shape":[2]', b'"shape":[3]', "a shape that does not fit its bytes", FormatError),
-        ("overlap", b'"data_offsets":[40,48]', b'"data_offsets":[39,47]', "tensors overlap", FormatError),
-        ("member", b'"dtype":"BOOL",', b'"dtype":"BOOL","odd":1,', "an unknown member of a tensor", FormatError),
-        ("renamed", b'"layer.bias":{', b'"layer.bios":{', "a masked tensor renamed", HeaderTamperedError),
-        ("retyped", b'"dtype":"F32"', b'"dtype":"I32"', "a masked tensor of another dtype", HeaderTamperedError),
-        ("reshaped", b'"shape":[2,4]', b'"shape":[4,2]', "a masked tensor of another shape", HeaderTamperedError),
-        ("clear-renamed", b'"mask":{', b'"mosk":{', "a clear tensor renamed", HeaderTamperedError),
-        ("spelled", b'"mask":{', b'"m\\u0061sk":{', "a name spelled with an escape", HeaderTamperedError),
-        ("metadata", b'"},"', b'","odd":""},"', "another metadata entry added", HeaderTamperedError),
-        ("metadata-type", b'"},"', b'","odd":1},"', "a metadata entry that is no string", FormatError),
+def _selection(faults: Faults) -> None:
+    whole = {"select": "all", "share_ppm": 1_000_000, "block": 0, "positions": ""}
+    for name, change, error in [
+        ("select", {"select": "some"}, UnsupportedError),
+        ("select-null", {"select": None}, FormatError),
+        ("share-part", {"share_ppm": 999_999}, FormatError),
+        ("share-more", {"share_ppm": 1_000_001}, FormatError),
+        ("share-zero", {"select": "random", "share_ppm": 0}, FormatError),
+        ("share-whole", {"select": "random"}, FormatError),
+        ("share-random", {"select": "random", "share_ppm": 999_999}, HeaderTamperedError),
+        ("block", {"block": 4096}, FormatError),
+        ("block-none", {"select": "blocks", "share_ppm": 5}, FormatError),
+        ("block-odd", {"select": "blocks", "share_ppm": 5, "block": 4097}, FormatError),
+        ("block-wide", {"select": "blocks", "share_ppm": 5, "block": 131072}, FormatError),
+        ("positions", {"positions": base64.b64encode(bytes(17)).decode()}, FormatError),
+        ("positions-none", {"select": "blocks", "share_ppm": 5, "block": 4096}, FormatError),
     ]:
-        if old not in model.rest:
-            raise ValueError(f"{name}: {old!r} is not in {model.rest!r}")
-        add(f"carrier-{name}", model.file(rest=model.rest.replace(old, new, 1)), f"carrier: {what}", error)
-    add("carrier-padding", model.file(rest=model.rest + b" "), "carrier: padding added", HeaderTamperedError)
-    swapped = model.rest.replace(b"[32,40]", b"[x]").replace(b"[40,48]", b"[32,40]").replace(b"[x]", b"[40,48]")
-    add("carrier-swapped", model.file(rest=swapped), "carrier: two masked tensors change places", HeaderTamperedError)
-    moved = b'{"__metadata__":{"a":"","unclone":"' + good[8 + len(OPENING) : -len(model.body)]
-    moved = len(moved).to_bytes(8, "little") + moved + model.body
-    add("carrier-place", moved, "carrier: the header is not the first metadata entry", FormatError)
-    respelled = good.replace(b'\\"bits\\"', b'\\u0022bits\\"', 1)
-    respelled = (int.from_bytes(good[:8], "little") + 4).to_bytes(8, "little") + respelled[8:]
-    add("carrier-quote", respelled, "carrier: a quote of the header escaped another way", FormatError)
-
-
-def _weights(faults: Faults) -> None:
-    model = faults.model
-
-    def changed(position: int, mask: int) -> bytes:
-        body = bytearray(model.body)
-        body[position] ^= mask
-        return model.file(body=bytes(body))
-
-    weight, bias, clear = model.start("layer.weight"), model.start("layer.bias"), model.start("mask")
-    pattern = bytes.fromhex(model.header["tensors"][0]["pattern"])
-    outside = ~pattern[3] & 0x7F
-    if not outside:
-        raise ValueError("the pattern leaves no exponent bit in clear")
-    for name, position, mask, what, tensor in [
-        ("first", weight, 1, "first masked byte altered", "layer.weight"),
-        ("last", bias - 1, 0x80, "last masked byte altered", "layer.weight"),
-        ("outside", weight + 3, outside & -outside, "a bit outside the pattern altered", "layer.weight"),
-        ("second", bias, 1, "second tensor altered", "layer.bias"),
+        value = {**whole, **change}
+        faults.header(f"selection-{name}", lambda h, v=value: h.update(selection=v), f"selection: {change}", error)
+    for member in whole:
+        what = f"without {member} in selection"
+        faults.header(f"missing-selection-{member}", lambda h, n=member: h["selection"].pop(n), what, FormatError)
+    faults.header("unknown-selection", lambda h: h["selection"].update(odd=1), "an unknown member", FormatError)
+    dial = Faults(faults.folder, share=0.5, select="blocks")
+    sealed = dial.model.header["selection"]["positions"]
+    for name, value, error in [
+        ("short", base64.b64encode(base64.b64decode(sealed)[1:]).decode(), FormatError),
+        ("altered", flip64(sealed, 0), HeaderTamperedError),
     ]:
-        faults.add(f"weights-{name}", changed(position, mask), what, TensorTamperedError, tensor=tensor)
-    faults.add("weights-clear", changed(clear, 1), "a byte of a clear tensor altered", HeaderTamperedError)
-    other = model.start("other.bias")
-    body = bytearray(model.body)
-    body[bias : bias + 8], body[other : other + 8] = body[other : other + 8], body[bias : bias + 8]
-    what = "the bytes of two masked tensors change places"
-    faults.add("weights-swapped", model.file(body=bytes(body)), what, TensorTamperedError, tensor="layer.bias")
+        change = lambda h, v=value: h["selection"].update(positions=v)  # noqa: E731
+        dial.header(f"positions-{name}", change, f"sealed positions: {name}", error)
+    altered = lambda h: h["selection"].update(positions=flip64(sealed, 0))  # noqa: E731
+    dial.signed("signed-positions", altered, "sealed positions altered", HeaderTamperedError)
+    for name in ("layer.weight", "layer.bias"):
+        body = bytearray(dial.model.body)
+        body[dial.model.start(name)] ^= 1
+        what = f"share 0.5: {name} altered, masked or not"
+        dial.add(f"dial-{name}", dial.model.file(body=bytes(body)), what, TensorTamperedError, tensor=name)

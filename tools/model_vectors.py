@@ -107,6 +107,17 @@ def _chunks() -> dict[str, Tensor]:
     return {"triple": ("I8", [65537], bytes(range(256)) * 256 + b"\x22"), "one": ("U8", [1], b"\x44")}
 
 
+def _dial() -> dict[str, Tensor]:
+    """Two chunks of blocks, the last of each tensor short; the middle of the wide one has the largest weights."""
+    wide = np.ones(9000, dtype="<f8")
+    wide[4000:5000] = -5.0
+    return {
+        "early": ("F16", [2], np.ones(2, dtype="<f2").tobytes()),
+        "wide": ("F64", [9000], wide.tobytes()),
+        "late": ("F32", [3], np.ones(3, dtype="<f4").tobytes()),
+    }
+
+
 def base() -> dict[str, Tensor]:
     """The model that model_faults.py alters."""
     reals = _reals("base", 16)
@@ -142,6 +153,17 @@ def make(folder: Folder) -> None:
     good("all-chacha", "every dtype, all bits, ChaCha20-Poly1305", every, bits="all", cipher="chacha20-poly1305")
     good("base", "the model that the files with one fault start from", base(), {}, cipher="aes-256-gcm")
     good("slots", "three slots", base(), {"author": "vendor"}, cipher="aes-256-gcm", devices=DEVICES)
+
+    for select in ("blocks", "magnitude"):
+        what = f"a quarter of the weights, {select}"
+        good(f"share-{select}", what, _dial(), cipher="aes-256-gcm", share=0.25, select=select)
+    good("share-random", "words at random, AES", every, cipher="aes-256-gcm", share=0.4, select="random")
+    chacha = {"cipher": "chacha20-poly1305", "share": 0.4}
+    good("share-random-all", "words at random, all bits, ChaCha20", every, bits="all", select="random", **chacha)
+    saliency = {"early": np.zeros(2), "wide": np.arange(9000), "late": np.full(3, 1e6)}
+    good(
+        "share-saliency", "pages picked by saliency, ChaCha20", _dial(), select="saliency", saliency=saliency, **chacha
+    )
 
     def pattern(dtype: str, blocks: Any) -> bytes:
         return b"\xff\x0f\xf0" if dtype == "int8" else finite_pattern(dtype, blocks)

@@ -10,12 +10,28 @@ from unclone.canonical import CanonicalError
 from unclone.errors import FormatError, UnsupportedError
 from unclone.keys import HINT_BYTES, SLOT_BYTES, check_suite
 from unclone.mask import CIPHERS, TAG_BYTES, chunk_length
-from unclone.records import ClearTensor, Header, MaskedTensor, Slot
+from unclone.records import ClearTensor, Header, MaskedTensor, Selection, Slot
 
-__all__ = ["BITS", "FILE_ID_BYTES", "MAC_BYTES", "VERSION", "encode_header", "mac_input", "parse_header"]
+__all__ = [
+    "BITS",
+    "BLOCK_UNIT",
+    "FILE_ID_BYTES",
+    "FULL_PPM",
+    "MAC_BYTES",
+    "SELECTS",
+    "VERSION",
+    "blocks_of",
+    "encode_header",
+    "mac_input",
+    "parse_header",
+    "sealed_positions_length",
+]
 
 VERSION: Final = 1
 BITS: Final = ("finite", "all")
+SELECTS: Final = ("all", "blocks", "random", "magnitude", "first-layers", "saliency")
+FULL_PPM: Final = 1_000_000
+BLOCK_UNIT: Final = 4096
 FILE_ID_BYTES: Final = 16
 MAC_BYTES: Final = 32
 _CHUNK_UNIT: Final = 1 << 16
@@ -43,6 +59,12 @@ def _to_json(header: Header) -> dict[str, Any]:
         "cipher": header.cipher,
         "bits": header.bits,
         "chunk": header.chunk,
+        "selection": {
+            "select": header.selection.select,
+            "share_ppm": header.selection.share_ppm,
+            "block": header.selection.block,
+            "positions": canonical.b64encode(header.selection.positions),
+        },
         "tensors": [
             {
                 "name": tensor.name,
@@ -147,6 +169,7 @@ def _header(members: _Members) -> Header:
         cipher=members.choice("cipher", CIPHERS),
         bits=members.choice("bits", BITS),
         chunk=chunk,
+        selection=_selection(members.take("selection", dict), chunk),
         tensors=tuple(_tensor(item, chunk) for item in members.take("tensors", list)),
         clear=tuple(_clear(item) for item in members.take("clear", list)),
         slots=tuple(_slot(item) for item in members.take("slots", list)),
@@ -155,10 +178,42 @@ def _header(members: _Members) -> Header:
     members.finish()
     if not header.tensors:
         raise CanonicalError("no tensor is masked")
+    if len(header.selection.positions) != sealed_positions_length(header):
+        raise CanonicalError("positions of selection do not fit the tensors")
     names = [tensor.name for tensor in header.tensors] + [tensor.name for tensor in header.clear]
     if len(set(names)) != len(names):
         raise CanonicalError("a tensor stands in it twice")
     return header
+
+
+def sealed_positions_length(header: Header) -> int:
+    """Bytes that ``selection.positions`` must have."""
+    if not header.selection.block:
+        return 0
+    return math.ceil(sum(blocks_of(tensor, header) for tensor in header.tensors) / 8) + TAG_BYTES
+
+
+def blocks_of(tensor: MaskedTensor, header: Header) -> int:
+    """Number of blocks of a tensor: chunk by chunk, the last of a chunk may be shorter."""
+    step = chunk_length(header.chunk, tensor.pattern)
+    whole, rest = divmod(tensor.nbytes, step)
+    return whole * math.ceil(step / header.selection.block) + math.ceil(rest / header.selection.block)
+
+
+def _selection(value: Any, chunk: int) -> Selection:
+    members = _Members(value, "selection")
+    selection = Selection(
+        select=members.choice("select", SELECTS),
+        share_ppm=members.integer("share_ppm", 1, FULL_PPM),
+        block=members.integer("block", 0, chunk),
+        positions=canonical.b64decode(members.take("positions", str)),
+    )
+    members.finish()
+    if (selection.select == "all") != (selection.share_ppm == FULL_PPM):
+        raise CanonicalError("select is all, and only then the share is the whole")
+    if (selection.select in ("all", "random")) != (selection.block == 0) or selection.block % BLOCK_UNIT:
+        raise CanonicalError(f"block of selection is not a multiple of {BLOCK_UNIT}, or does not go with its select")
+    return selection
 
 
 def _tensor(value: Any, chunk: int) -> MaskedTensor:

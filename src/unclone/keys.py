@@ -33,9 +33,11 @@ __all__ = [
     "new_content_key",
     "new_device_key",
     "open_device_key",
+    "open_positions",
     "open_slot",
     "public_key",
     "seal_device_key",
+    "seal_positions",
     "seal_slot",
     "slot_hint",
 ]
@@ -55,11 +57,13 @@ LABELS: Final = {
     "slot hint": b"unclone v1 slot hint",
     "aead": b"unclone v1 aead",
     "header": b"unclone v1 header",
+    "positions": b"unclone v1 positions",
 }
 """Domain separation: one label for one use, never shared."""
 
 _HPKE: Final = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 _ZERO_NONCE: Final = bytes(12)
+_POSITIONS_NONCE: Final = b"\xff" * 12
 
 
 def check_suite(name: str) -> None:
@@ -172,6 +176,7 @@ class ContentKeys:
 
     aead: bytes = field(repr=False)
     header: bytes = field(repr=False)
+    positions: bytes = field(repr=False)
 
 
 def new_content_key() -> bytes:
@@ -185,7 +190,20 @@ def content_keys(content_key: bytes, file_id: bytes) -> ContentKeys:
     def expand(use: str) -> bytes:
         return HKDFExpand(hashes.SHA256(), 32, LABELS[use] + file_id).derive(content_key)
 
-    return ContentKeys(expand("aead"), expand("header"))
+    return ContentKeys(expand("aead"), expand("header"), expand("positions"))
+
+
+def seal_positions(keys: ContentKeys, bitmap: bytes) -> bytes:
+    """Seal the bitmap of masked blocks (AES-256-GCM; the key serves once, hence the fixed nonce), 16 bytes longer."""
+    return AESGCM(keys.positions).encrypt(_POSITIONS_NONCE, bitmap, None)
+
+
+def open_positions(keys: ContentKeys, sealed: bytes) -> bytes | None:
+    """The bitmap of masked blocks; ``None`` if it was altered."""
+    try:
+        return AESGCM(keys.positions).decrypt(_POSITIONS_NONCE, sealed, None)
+    except InvalidTag:
+        return None
 
 
 def header_mac(keys: ContentKeys, header: bytes, carrier_digest: bytes) -> bytes:

@@ -2,7 +2,8 @@
 
 A masked chunk is an AEAD ciphertext whose keystream is applied only where the pattern has a bit set:
 ``masked = true XOR (keystream AND pattern)``, with the AEAD's own tag over ``masked``. With a pattern of all ones it
-is the AEAD, to the bit. Keystreams are bound to (content key, file id, tensor, chunk) and never repeat.
+is the AEAD, to the bit. Of a chunk that is masked in part, the other bytes are associated data. Keystreams are bound
+to (content key, file id, tensor, chunk) and never repeat.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from numpy.typing import NDArray
 from unclone.errors import UnsupportedError
 from unclone.keys import ContentKeys
 
-__all__ = ["ALL_BITS", "CHUNK", "CIPHERS", "TAG_BYTES", "ChunkCipher", "chunk_length", "faster_cipher", "tile"]
+__all__ = [
+    "ALL_BITS",
+    "CHUNK",
+    "CIPHERS",
+    "TAG_BYTES",
+    "ChunkCipher",
+    "Spans",
+    "Tile",
+    "chunk_length",
+    "faster_cipher",
+    "tile_of",
+]
 
 CHUNK: Final = 1 << 20
 TAG_BYTES: Final = 16
@@ -29,6 +41,8 @@ ALL_BITS: Final = b"\xff"
 CIPHERS: Final = ("aes-256-gcm", "chacha20-poly1305")
 
 Buffer = NDArray[np.uint8]
+Spans = list[tuple[int, int]]
+"""Ranges of a chunk, (first byte, byte after the last)."""
 
 
 def chunk_length(chunk: int, pattern: bytes) -> int:
@@ -36,9 +50,55 @@ def chunk_length(chunk: int, pattern: bytes) -> int:
     return chunk - chunk % len(pattern)
 
 
-def tile(pattern: bytes, nbytes: int) -> Buffer:
-    """``pattern`` repeated over ``nbytes`` bytes."""
-    return np.tile(np.frombuffer(pattern, dtype=np.uint8), -(-nbytes // len(pattern)))[:nbytes]
+class Tile:
+    """A bit pattern repeated over a chunk.
+
+    Args:
+        pattern: bytes of one period, or of the whole chunk.
+        nbytes: length of the longest chunk it serves.
+    """
+
+    def __init__(self, pattern: bytes | Buffer, nbytes: int) -> None:
+        period = np.frombuffer(pattern, dtype=np.uint8)
+        self.data: Buffer = np.tile(period, -(-nbytes // period.size))[:nbytes]
+        # A word is an operand that stays in a register: one stream less to read.
+        self._word = np.tile(period, 8 // period.size).view(np.uint64)[0] if 8 % period.size == 0 else None
+
+    def keep(self, data: Buffer) -> None:
+        """Clear the bits of ``data`` that the pattern has not."""
+        if self._word is not None and data.size % 8 == 0 and data.ctypes.data % 8 == 0:
+            words = data.view(np.uint64)
+            np.bitwise_and(words, self._word, out=words)
+        else:
+            np.bitwise_and(data, self.data[: data.size], out=data)
+
+    def within(self, spans: Spans) -> Tile:
+        """The pattern of the bytes in ``spans``, one after the other."""
+        part = gather(self.data, spans)
+        return Tile(part, part.size)
+
+
+def tile_of(pattern: bytes, chunk: int) -> Tile | None:
+    """The tile of a tensor's pattern for chunks of ``chunk`` bytes; ``None`` for all bits."""
+    return None if pattern == ALL_BITS else Tile(pattern, chunk_length(chunk, pattern))
+
+
+def gather(data: Buffer, spans: Spans) -> Buffer:
+    """The bytes in ``spans`` as a new array."""
+    return np.concatenate([data[start:stop] for start, stop in spans]) if spans else np.empty(0, dtype=np.uint8)
+
+
+def scatter(part: Buffer, spans: Spans, out: Buffer) -> None:
+    """The opposite of ``gather``."""
+    position = 0
+    for start, stop in spans:
+        out[start:stop] = part[position : position + stop - start]
+        position += stop - start
+
+
+def _outside(nbytes: int, spans: Spans) -> Spans:
+    edges = [0, *(edge for span in spans for edge in span), nbytes]
+    return [(edges[i], edges[i + 1]) for i in range(0, len(edges), 2) if edges[i] < edges[i + 1]]
 
 
 class ChunkCipher:
@@ -51,57 +111,106 @@ class ChunkCipher:
         self._aes = cipher == CIPHERS[0]
         self._local = threading.local()
 
-    def mask(self, tensor: int, chunk: int, pattern: Buffer | None, data: Buffer) -> bytes:
+    def mask(self, tensor: int, chunk: int, pattern: Tile | None, data: Buffer, spans: Spans | None = None) -> bytes:
         """Mask ``data`` in place and return its tag, 16 bytes.
 
         Args:
             tensor: index of the tensor in the header.
             chunk: index of the chunk in the tensor.
-            pattern: tiled pattern at least as long as ``data``; ``None`` for all bits.
+            pattern: of at least the length of ``data``; ``None`` for all bits.
             data: ``uint8``, shape ``(nbytes,)``.
+            spans: the ranges to mask, ascending and apart; the rest is authenticated and stays. ``None``: everything.
         """
         nonce = _nonce(tensor, chunk)
+        if spans is None:
+            return self._mask(nonce, pattern, data, [])
+        part = gather(data, spans)
+        clear = [data[start:stop] for start, stop in _outside(data.size, spans)]
+        tag = self._mask(nonce, pattern.within(spans) if pattern and spans else None, part, clear)
+        scatter(part, spans, data)
+        return tag
+
+    def unmask(
+        self,
+        tensor: int,
+        chunk: int,
+        pattern: Tile | None,
+        masked: Buffer,
+        out: Buffer,
+        tag: bytes,
+        spans: Spans | None = None,
+    ) -> bool:
+        """Verify ``masked`` against ``tag`` and unmask it into ``out``; ``False`` on a mismatch, with ``out`` zeroed.
+
+        With ``spans``, ``out`` holds the bytes of ``masked`` already, or is the same memory.
+        """
+        nonce = _nonce(tensor, chunk)
+        if spans is None:
+            return self._unmask(nonce, pattern, masked, out, tag, [])
+        part = gather(masked, spans)
+        clear = [masked[start:stop] for start, stop in _outside(masked.size, spans)]
+        opened = np.empty_like(part)
+        if not self._unmask(nonce, pattern.within(spans) if pattern and spans else None, part, opened, tag, clear):
+            out[:] = 0
+            return False
+        scatter(opened, spans, out)
+        return True
+
+    def keystream(self, tensor: int, chunk: int, nbytes: int) -> Buffer:
+        """The bytes that the cipher XORs to a chunk."""
+        stream = np.zeros(nbytes, dtype=np.uint8)
+        self._seal(_nonce(tensor, chunk), stream, [])
+        return stream
+
+    def _mask(self, nonce: bytes, pattern: Tile | None, data: Buffer, clear: list[Buffer]) -> bytes:
         if pattern is not None:
             # Whiten the bits that stay clear, so that the keystream turns them back into themselves.
             whitening = self._scratch(data.size)
             whitening[:] = 0
-            self._seal(nonce, whitening)
-            _clear_where(whitening, pattern)
+            self._seal(nonce, whitening, [])
             np.bitwise_xor(data, whitening, out=data)
-        return self._seal(nonce, data)
+            pattern.keep(whitening)
+            np.bitwise_xor(data, whitening, out=data)
+        return self._seal(nonce, data, clear)
 
-    def unmask(self, tensor: int, chunk: int, pattern: Buffer | None, data: Buffer, tag: bytes) -> bool:
-        """Verify ``data`` against ``tag`` and unmask it in place; ``False`` on a mismatch, with ``data`` zeroed."""
-        nonce = _nonce(tensor, chunk)
-        opened = data if pattern is None else self._scratch(data.size)
-        if not self._open(nonce, data, tag, opened):
-            data[:] = 0
+    def _unmask(
+        self, nonce: bytes, pattern: Tile | None, masked: Buffer, out: Buffer, tag: bytes, clear: list[Buffer]
+    ) -> bool:
+        if pattern is not None and np.may_share_memory(masked, out):
+            masked = self._scratch(out.size)
+            masked[:] = out
+        if not self._open(nonce, masked, tag, out, clear):
+            out[:] = 0
             return False
         if pattern is not None:
-            # The keystream, restricted to the pattern: opened = masked XOR keystream.
-            np.bitwise_xor(opened, data, out=opened)
-            _keep_where(opened, pattern)
-            np.bitwise_xor(data, opened, out=data)
+            # out = masked XOR keystream; the keystream, restricted to the pattern, gives the true bytes.
+            np.bitwise_xor(out, masked, out=out)
+            pattern.keep(out)
+            np.bitwise_xor(out, masked, out=out)
         return True
 
-    def _seal(self, nonce: bytes, data: Buffer) -> bytes:
+    def _seal(self, nonce: bytes, data: Buffer, clear: list[Buffer]) -> bytes:
         if self._aes:
             encryptor = Cipher(algorithms.AES(self._key), modes.GCM(nonce)).encryptor()
+            for part in clear:
+                encryptor.authenticate_additional_data(part.data)
             encryptor.update_into(data.data, data.data)
             encryptor.finalize()
             return encryptor.tag
-        sealed = ChaCha20Poly1305(self._key).encrypt(nonce, data.data, None)
+        sealed = ChaCha20Poly1305(self._key).encrypt(nonce, data.data, _joined(clear))
         data[:] = np.frombuffer(sealed, dtype=np.uint8, count=data.size)
         return sealed[data.size :]
 
-    def _open(self, nonce: bytes, data: Buffer, tag: bytes, out: Buffer) -> bool:
+    def _open(self, nonce: bytes, masked: Buffer, tag: bytes, out: Buffer, clear: list[Buffer]) -> bool:
         try:
             if self._aes:
                 decryptor = Cipher(algorithms.AES(self._key), modes.GCM(nonce, tag)).decryptor()
-                decryptor.update_into(data.data, out.data)
+                for part in clear:
+                    decryptor.authenticate_additional_data(part.data)
+                decryptor.update_into(masked.data, out.data)
                 decryptor.finalize()
             else:
-                opened = ChaCha20Poly1305(self._key).decrypt(nonce, data.tobytes() + tag, None)
+                opened = ChaCha20Poly1305(self._key).decrypt(nonce, masked.tobytes() + tag, _joined(clear))
                 out[:] = np.frombuffer(opened, dtype=np.uint8)
         except InvalidTag:
             return False
@@ -115,12 +224,8 @@ class ChunkCipher:
         return scratch[:nbytes]
 
 
-def _keep_where(data: Buffer, pattern: Buffer) -> None:
-    np.bitwise_and(data, pattern[: data.size], out=data)
-
-
-def _clear_where(data: Buffer, pattern: Buffer) -> None:
-    np.bitwise_and(data, ~pattern[: data.size], out=data)
+def _joined(parts: list[Buffer]) -> bytes | None:
+    return b"".join(part.tobytes() for part in parts) or None
 
 
 def faster_cipher() -> str:
@@ -129,7 +234,7 @@ def faster_cipher() -> str:
     key = secrets.token_bytes(32)
     pace = {}
     for name in CIPHERS:
-        cipher = ChunkCipher(ContentKeys(key, key), name)
+        cipher = ChunkCipher(ContentKeys(key, key, key), name)
         cipher.mask(0, 0, None, data)
         start = time.perf_counter()
         cipher.mask(0, 1, None, data)

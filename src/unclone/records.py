@@ -27,6 +27,7 @@ __all__ = [
     "Header",
     "HelperData",
     "MaskedTensor",
+    "Selection",
     "Slot",
 ]
 
@@ -189,6 +190,24 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Which part of the weights is masked; everything by default.
+
+    Attributes:
+        select: ``"all"``, ``"random"`` (single words), or how blocks were chosen: ``"blocks"``, ``"magnitude"``,
+            ``"first-layers"``, ``"saliency"``.
+        share_ppm: share of the weights' bytes, in 1e-6.
+        block: bytes of a block; 0 for ``"all"`` and ``"random"``.
+        positions: the bitmap of masked blocks, sealed under the content key; empty for ``"all"`` and ``"random"``.
+    """
+
+    select: str = "all"
+    share_ppm: int = 1_000_000
+    block: int = 0
+    positions: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """The header of a bound model (spec/bound-model.md).
 
@@ -199,6 +218,7 @@ class Header:
         cipher: ``"aes-256-gcm"`` or ``"chacha20-poly1305"``.
         bits: ``"finite"`` or ``"all"``.
         chunk: bytes a tag covers.
+        selection: which part of them is masked.
         tensors: the masked tensors, in the order of their keystreams.
         clear: the tensors left in clear.
         slots: the content key, sealed for each device.
@@ -211,6 +231,7 @@ class Header:
     cipher: str
     bits: str
     chunk: int
+    selection: Selection
     tensors: tuple[MaskedTensor, ...]
     clear: tuple[ClearTensor, ...]
     slots: tuple[Slot, ...]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, progress_bar, table
+from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, note, progress_bar, table
 from unclone.records import Header
 
 __all__ = ["register"]
@@ -33,6 +33,16 @@ def bind(
     cipher: Annotated[
         str, typer.Option(metavar="NAME", help="auto, aes-256-gcm, or chacha20-poly1305 for processors without AES.")
     ] = "auto",
+    share: Annotated[
+        float, typer.Option(metavar="NUMBER", help="Part of the weights to mask, above 0; below 1 it protects less.")
+    ] = 1.0,
+    select: Annotated[
+        str, typer.Option(metavar="HOW", help="With --share: blocks, random, magnitude, first-layers or saliency.")
+    ] = "blocks",
+    saliency: Annotated[
+        Path | None,
+        typer.Option(metavar="NPZ", help="With --select saliency: how much each weight matters, by tensor name."),
+    ] = None,
     force: Force = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -40,8 +50,22 @@ def bind(
     import unclone
 
     devices = [unclone.load_device(path) for path in to]
+    scores = None if saliency is None else _load_saliency(saliency)
     with progress_bar("binding") as progress:
-        header = unclone.bind(model, devices, output, bits=bits, cipher=cipher, force=force, progress=progress)
+        header = unclone.bind(
+            model,
+            devices,
+            output,
+            bits=bits,
+            cipher=cipher,
+            share=share,
+            select=select,
+            saliency=scores,
+            force=force,
+            progress=progress,
+        )
+    if header.selection.select != "all":
+        note(f"warning: {_price(header)}")
     masked = sum(tensor.nbytes for tensor in header.tensors)
     text = (
         f"{output}: {len(header.tensors)} tensors ({masked:,} bytes) masked for {_count(len(devices), 'device')}, "
@@ -67,6 +91,8 @@ def inspect(
         ("slots", f"{len(header.slots)}: " + ", ".join(sorted({slot.suite for slot in header.slots}))),
         ("in clear", _count(len(header.clear), "tensor")),
     ]
+    if header.selection.select != "all":
+        rows.append(("in part", _price(header)))
     lines = [table(rows)]
     lines += [f"  {tensor.name}  {tensor.dtype}{list(tensor.shape)}: {tensor.reason}" for tensor in header.clear]
     lines.append("Not verified: that takes the device (unclone restore).")
@@ -104,6 +130,26 @@ def restore(
     emit(value, as_json=as_json, text=text)
 
 
+def _price(header: Header) -> str:
+    share = header.selection.share_ppm / 1e4
+    return (
+        f"only {share:g} % of the weights are masked ({header.selection.select}); a pirate who finds the others in clear "
+        "needs fewer labels to repair the model: docs/security.md has the measured price"
+    )
+
+
+def _load_saliency(path: Path) -> dict[str, Any]:
+    import numpy as np
+
+    from unclone.errors import ParameterError
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError) as problem:
+        raise ParameterError(f"{path} is no npz file of arrays: {problem}") from None
+
+
 def header_json(header: Header) -> dict[str, Any]:
     """What the header says, without tags and sealed keys."""
     return {
@@ -113,6 +159,11 @@ def header_json(header: Header) -> dict[str, Any]:
         "cipher": header.cipher,
         "bits": header.bits,
         "chunk": header.chunk,
+        "selection": {
+            "select": header.selection.select,
+            "share": header.selection.share_ppm / 1e6,
+            "block": header.selection.block,
+        },
         "tensors": [
             {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "nbytes": t.nbytes, "pattern": t.pattern.hex()}
             for t in header.tensors

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from unclone.keys import content_keys
-from unclone.mask import CHUNK, ChunkCipher, chunk_length
+from unclone.mask import ChunkCipher, chunk_length, tile_of
 from unclone.model import RestoredModel, RestoredTensor
-from unclone.model.restoring import read_bound, read_into, tile_of
+from unclone.model.opening import read_bound
+from unclone.model.reading import Files, read_into
 from unclone.records import DeviceKey
 
 __all__ = ["force_open"]
@@ -27,25 +28,19 @@ def force_open(path: str | os.PathLike[str], key: DeviceKey) -> RestoredModel:
     """
     layout, header = read_bound(Path(path))
     cipher = ChunkCipher(content_keys(bytes(key.secret), header.file_id), header.cipher)
-    masked = {tensor.name: number for number, tensor in enumerate(header.tensors)}
-    buffer = np.empty(sum(region.nbytes for region in layout.regions.values()), dtype=np.uint8)
-    descriptors = [os.open(file, os.O_RDONLY) for file in layout.files]
+    numbers = {tensor.name: number for number, tensor in enumerate(header.tensors)}
+    # Of a model bound in part, he cannot tell the masked blocks from the others: he takes the file as it lies.
+    numbers = numbers if header.selection.select == "all" else {}
     tensors: dict[str, RestoredTensor] = {}
-    position = 0
-    try:
+    with Files(layout.files) as files:
         for region in layout.regions.values():
-            data = buffer[position : position + region.nbytes]
-            position += region.nbytes
-            read_into(descriptors[region.file], data, region.offset)
+            data = np.empty(region.nbytes, dtype=np.uint8)
+            read_into(files.descriptors[region.file], data, region.offset)
             tensors[region.name] = RestoredTensor(region.name, region.dtype, region.shape, data)
-            if region.name not in masked:
-                continue
-            number = masked[region.name]
-            tensor = header.tensors[number]
-            step = chunk_length(CHUNK, tensor.pattern)
-            for index, offset in enumerate(range(0, data.size, step)):
-                cipher.mask(number, index, tile_of(tensor, header.chunk), data[offset : offset + step])
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
-    return RestoredModel(header, layout, tensors, buffer)
+            if region.name in numbers:
+                number = numbers[region.name]
+                pattern = header.tensors[number].pattern
+                step = chunk_length(header.chunk, pattern)
+                for index, offset in enumerate(range(0, data.size, step)):
+                    cipher.mask(number, index, tile_of(pattern, header.chunk), data[offset : offset + step])
+    return RestoredModel(header, layout, tensors, [tensor.data for tensor in tensors.values()])

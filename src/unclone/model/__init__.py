@@ -5,6 +5,7 @@ Needs no PUF: the device half meets this one in a public key (``bind``) and a ``
 
 from unclone.model.binding import bind
 from unclone.model.inspection import inspect
-from unclone.model.restoring import RestoredModel, RestoredTensor, restore
+from unclone.model.opening import BoundModel, open_bound, restore
+from unclone.model.restored import RestoredModel, RestoredTensor
 
-__all__ = ["RestoredModel", "RestoredTensor", "bind", "inspect", "restore"]
+__all__ = ["BoundModel", "RestoredModel", "RestoredTensor", "bind", "inspect", "open_bound", "restore"]

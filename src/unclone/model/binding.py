@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +18,15 @@ from unclone.errors import FormatError, NoWeightsError, OutputError, ParameterEr
 from unclone.files import atomic_output, check_output
 from unclone.formats import Copy, Draft, HeaderPiece, Literal, Masked, Output, Weight, detect
 from unclone.header import BITS, FILE_ID_BYTES, MAC_BYTES, VERSION, encode_header, mac_input
-from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new_content_key, seal_slot
+from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new_content_key, seal_positions, seal_slot
 from unclone.mask import ALL_BITS, CHUNK, CIPHERS, TAG_BYTES, ChunkCipher, chunk_length, faster_cipher
 from unclone.model.carrier import Hole, carrier_digest
+from unclone.model.choosing import check_dial, choose_blocks, selection_of, word_pattern
 from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch
-from unclone.model.restoring import read_into, tile_of
+from unclone.model.reading import read_into
 from unclone.patterns import finite_pattern
 from unclone.records import Device, Header, MaskedTensor
+from unclone.selection import Positions
 
 __all__ = ["bind"]
 
@@ -36,6 +38,9 @@ def bind(
     *,
     bits: str = "finite",
     cipher: str = "auto",
+    share: float = 1.0,
+    select: str = "blocks",
+    saliency: Mapping[str, Any] | None = None,
     force: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -50,6 +55,10 @@ def bind(
         output: where the bound model goes; a valid file of the same format.
         bits: ``"finite"`` keeps every masked float finite, ``"all"`` masks every bit.
         cipher: ``"aes-256-gcm"``, ``"chacha20-poly1305"``, or ``"auto"``: the faster one on this processor.
+        share: part of the weights' bytes to mask. Less than 1 costs protection: docs/security.md has the price.
+        select: which part, with ``share`` below 1: ``"blocks"`` of 64 KiB or words at ``"random"``, pages of largest
+            ``"magnitude"``, the ``"first-layers"``, or the pages of largest ``"saliency"``.
+        saliency: for ``select="saliency"``: how much each weight matters, by tensor name, of the tensor's shape.
         force: replace ``output`` if it exists.
         threads: one for each processor by default.
         progress: called with (bytes done, bytes in all).
@@ -67,6 +76,7 @@ def bind(
     source, target = Path(path), Path(output)
     devices = [to] if isinstance(to, Device) else list(to)
     _check_options(devices, bits, cipher)
+    check_dial(share, select, saliency)
     check_output(target, force=force)
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(f"{target} is the model itself; binding never replaces its input")
@@ -84,15 +94,18 @@ def bind(
             cipher=faster_cipher() if cipher == "auto" else cipher,
             bits=bits,
             chunk=CHUNK,
-            tensors=tuple(_unmasked_entry(weight, bits, reader) for weight in draft.weights),
+            selection=selection_of(share, select),
+            tensors=(),
             clear=tuple(draft.clear),
             slots=tuple(seal_slot(content_key, device.public_key, file_id) for device in devices),
             mac=bytes(MAC_BYTES),
         )
+        keys = content_keys(content_key, file_id)
+        header = _with_tensors(header, draft.weights, reader, keys, saliency)
         outputs = draft.outputs(target, encode_header(header), file_id[:4].hex())
         # Side files are renamed before the model that names them: the model enters last and leaves first.
         streams = [stack.enter_context(atomic_output(item.path, force=force)) for item in outputs]
-        writer = _Writer(draft, outputs, streams, header, content_keys(content_key, file_id), reader)
+        writer = _Writer(draft, outputs, streams, header, keys, reader)
         return writer.run(threads, progress)
 
 
@@ -129,19 +142,32 @@ class _Reader:
         else:
             read_into(self.descriptors[weight.source], out, weight.offset + offset)
 
-    def blocks(self, weight: Weight) -> Iterator[NDArray[np.uint8]]:
-        scratch = np.empty(min(CHUNK, weight.nbytes), dtype=np.uint8)
-        for offset in range(0, weight.nbytes, CHUNK):
-            block = scratch[: min(CHUNK, weight.nbytes - offset)]
+    def pieces(self, weight: Weight, step: int) -> Iterator[NDArray[np.uint8]]:
+        scratch = np.empty(min(step, weight.nbytes), dtype=np.uint8)
+        for offset in range(0, weight.nbytes, step):
+            block = scratch[: min(step, weight.nbytes - offset)]
             self.read(weight, offset, block)
             yield block
 
 
-def _unmasked_entry(weight: Weight, bits: str, reader: _Reader) -> MaskedTensor:
+def _with_tensors(
+    header: Header, weights: Sequence[Weight], reader: _Reader, keys: ContentKeys, saliency: Mapping[str, Any] | None
+) -> Header:
+    """The header with its tensors (tags still zero) and, for the dial, the sealed positions."""
+    header = replace(header, tensors=tuple(_unmasked_entry(weight, header, reader) for weight in weights))
+    if not header.selection.block:
+        return header
+    bitmap = choose_blocks(header, weights, reader.pieces, saliency)
+    return replace(header, selection=replace(header.selection, positions=seal_positions(keys, bitmap)))
+
+
+def _unmasked_entry(weight: Weight, header: Header, reader: _Reader) -> MaskedTensor:
     """The header entry of a weight, with zero tags."""
     pattern = ALL_BITS
-    if bits == "finite":
-        pattern = weight.pattern or finite_pattern(weight.dtype, reader.blocks(weight))
+    if header.bits == "finite":
+        pattern = weight.pattern or finite_pattern(weight.dtype, reader.pieces(weight, CHUNK))
+    if header.selection.select == "random":
+        pattern = word_pattern(pattern, weight.dtype)
     tags = bytes(TAG_BYTES * math.ceil(weight.nbytes / chunk_length(CHUNK, pattern)))
     return MaskedTensor(weight.name, weight.dtype, weight.shape, weight.nbytes, pattern, tags)
 
@@ -165,8 +191,7 @@ class _Writer:
         self._keys = keys
         self._reader = reader
         self._cipher = ChunkCipher(keys, header.cipher)
-        distinct = {tensor.pattern: tensor for tensor in header.tensors}
-        self._tiles = {pattern: tile_of(tensor, header.chunk) for pattern, tensor in distinct.items()}
+        self._positions = Positions(header, keys)
         self._places: dict[int, Hole] = {}
         self._header_place = Hole(-1, 0, 0)
         self._tags = [bytearray(tensor.tags) for tensor in header.tensors]
@@ -214,8 +239,8 @@ class _Writer:
         for chunk in batch:
             block = scratch[: chunk.nbytes]
             self._reader.read(self._draft.weights[chunk.tensor], chunk.offset, block)
-            pattern = self._tiles[self._header.tensors[chunk.tensor].pattern]
-            tag = self._cipher.mask(chunk.tensor, chunk.index, pattern, block)
+            tile, spans = self._positions.of(chunk.tensor, chunk.index, chunk.nbytes)
+            tag = self._cipher.mask(chunk.tensor, chunk.index, tile, block, spans)
             self._tags[chunk.tensor][chunk.index * TAG_BYTES : (chunk.index + 1) * TAG_BYTES] = tag
             place = self._places[chunk.tensor]
             write_at(self._streams[place.file].fileno(), block.data, place.offset + chunk.offset)

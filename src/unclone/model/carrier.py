@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +13,11 @@ from unclone.errors import FormatError, HeaderTamperedError
 from unclone.formats import Layout, Region
 from unclone.records import Header, MaskedTensor
 
-__all__ = ["Hole", "carrier_digest", "layout_holes", "masked_regions", "read_exactly"]
+__all__ = ["Carrier", "Hole", "carrier_digest", "layout_holes", "masked_regions", "read_carrier", "read_exactly"]
 
 _BLOCK = 1 << 20
+KEPT_LIMIT = 32 << 20
+"""A larger carrier is digested and forgotten."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,6 +52,33 @@ def layout_holes(layout: Layout, regions: Iterable[Region]) -> list[Hole]:
     return [*holes, Hole(layout.header_file, layout.header_offset, layout.header_nbytes)]
 
 
+class Carrier:
+    """The bytes beside the weights, as they were digested.
+
+    Attributes:
+        digest: SHA-256, 32 bytes.
+        kept: whether the bytes were kept; a carrier above 32 MiB is not.
+    """
+
+    def __init__(self, digest: bytes, kept: bool, parts: Sequence[list[tuple[int, bytes]]]) -> None:
+        self.digest = digest
+        self.kept = kept
+        self._parts = parts
+
+    def read(self, file: int, start: int, end: int) -> bytes:
+        """The bytes from ``start`` to ``end`` of a file, with zeros in the holes."""
+        out = bytearray(end - start)
+        parts = self._parts[file]
+        first = max(bisect_right(parts, start, key=lambda part: part[0]) - 1, 0)
+        for at, data in itertools.islice(parts, first, None):
+            if at >= end:
+                break
+            low, high = max(at, start), min(at + len(data), end)
+            if low < high:
+                out[low - start : high - start] = data[low - at : high - at]
+        return bytes(out)
+
+
 def carrier_digest(descriptors: Sequence[int], holes: Iterable[Hole]) -> bytes:
     """SHA-256 over each file in turn: its length (8 bytes, little-endian), then its bytes outside the holes.
 
@@ -58,15 +89,26 @@ def carrier_digest(descriptors: Sequence[int], holes: Iterable[Hole]) -> bytes:
     Raises:
         FormatError: holes overlap or leave the file.
     """
+    return read_carrier(descriptors, holes, keep=0).digest
+
+
+def read_carrier(descriptors: Sequence[int], holes: Iterable[Hole], *, keep: int = KEPT_LIMIT) -> Carrier:
+    """Digest the carrier as ``carrier_digest`` does, and keep its bytes if they are at most ``keep``."""
     digest = hashlib.sha256()
     ordered = sorted(holes)
+    parts: list[list[tuple[int, bytes]]] = [[] for _ in descriptors]
+    total = 0
     for number, descriptor in enumerate(descriptors):
         length = os.fstat(descriptor).st_size
         digest.update(length.to_bytes(8, "little"))
         for start, end in _visible(length, [hole for hole in ordered if hole.file == number]):
             for offset in range(start, end, _BLOCK):
-                digest.update(read_exactly(descriptor, min(_BLOCK, end - offset), offset))
-    return digest.digest()
+                data = read_exactly(descriptor, min(_BLOCK, end - offset), offset)
+                digest.update(data)
+                total += len(data)
+                if total <= keep:
+                    parts[number].append((offset, data))
+    return Carrier(digest.digest(), total <= keep, parts)
 
 
 def _visible(length: int, holes: list[Hole]) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from unclone.model.restoring import read_bound
+from unclone.model.opening import read_bound
 from unclone.records import Header
 
 __all__ = ["inspect"]

@@ -12,8 +12,9 @@ from unclone.records import MaskedTensor
 
 __all__ = ["Chunk", "Progress", "chunks_of", "for_each_batch", "worker_count"]
 
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 32 << 20
 _BATCH_CHUNKS = 256
+_BATCHES_EACH = 4
 
 Progress = Callable[[int, int], None]
 """Called with (bytes done, bytes in all) as work goes on."""
@@ -47,8 +48,10 @@ def for_each_batch(
     chunks: Iterable[Chunk], work: Callable[[Sequence[Chunk]], None], threads: int | None, progress: Progress | None
 ) -> None:
     """Call ``work`` on batches of chunks, on several threads; the first error, in file order, is raised."""
-    batches = list(_batches(chunks))
-    total = sum(chunk.nbytes for batch in batches for chunk in batch)
+    everything = list(chunks)
+    total = sum(chunk.nbytes for chunk in everything)
+    # Long batches, for the interpreter's sake, but enough of them that no thread waits for the last.
+    batches = list(_batches(everything, min(_BATCH_BYTES, total // (_BATCHES_EACH * worker_count(threads)))))
     done = 0
     workers = min(worker_count(threads), len(batches))
     if workers <= 1:
@@ -74,13 +77,13 @@ def _report(progress: Progress | None, done: int, batch: Sequence[Chunk], total:
     return done
 
 
-def _batches(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+def _batches(chunks: Iterable[Chunk], nbytes: int) -> Iterator[list[Chunk]]:
     batch: list[Chunk] = []
     size = 0
     for chunk in chunks:
         batch.append(chunk)
         size += chunk.nbytes
-        if size >= _BATCH_BYTES or len(batch) >= _BATCH_CHUNKS:
+        if size >= nbytes or len(batch) >= _BATCH_CHUNKS:
             yield batch
             batch, size = [], 0
     if batch:
