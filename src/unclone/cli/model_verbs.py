@@ -133,7 +133,7 @@ def restore(
 def _price(header: Header) -> str:
     share = header.selection.share_ppm / 1e4
     return (
-        f"only {share:g} % of the weights are masked ({header.selection.select}); a pirate who finds the others in clear "
+        f"only {share:g} % of the weights are masked ({header.selection.select}); whoever finds the others in clear "
         "needs fewer labels to repair the model: docs/security.md has the measured price"
     )
 

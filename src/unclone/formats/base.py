@@ -203,3 +203,7 @@ class Format(Protocol):
             FormatError: malformed, truncated or hostile.
         """
         ...
+
+    def mend(self, layout: Layout, streams: Sequence[BinaryIO]) -> None:
+        """Mend what depends on the weights (checksums) in a restored image: the files with their true weights."""
+        ...

@@ -73,6 +73,9 @@ class Gguf:
             offset, length = parsed.header
             return Layout((path,), reader.read(offset, length), 0, offset, length, regions)
 
+    def mend(self, layout: Layout, streams: Sequence[BinaryIO]) -> None:
+        """Nothing depends on the weights."""
+
 
 class GgufDraft:
     """An ordinary GGUF file, taken apart; see ``formats.base.Draft``."""

@@ -98,6 +98,9 @@ class Onnx:
                 raise source.bad(f"the header of the bound model is longer than {HEADER_LIMIT} bytes")
             return Layout(paths, source.read(offset, offset + length), 0, offset, length, regions)
 
+    def mend(self, layout: Layout, streams: Sequence[BinaryIO]) -> None:
+        """Nothing depends on the weights."""
+
 
 def _files(source: Source, model: Model) -> dict[str, int]:
     """Location of external data -> index of its file, the model itself being 0; sizes are checked."""

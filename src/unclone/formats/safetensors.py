@@ -126,6 +126,9 @@ class Safetensors:
         offset = _LENGTH_BYTES + len(_PREFIX)
         return Layout((path,), text.encode(), 0, offset, len(encoded), parsed.regions)
 
+    def mend(self, layout: Layout, streams: Sequence[BinaryIO]) -> None:
+        """Nothing depends on the weights."""
+
 
 class SafetensorsDraft:
     """An ordinary safetensors file, taken apart; see ``formats.base.Draft``."""

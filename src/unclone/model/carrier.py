@@ -13,7 +13,16 @@ from unclone.errors import FormatError, HeaderTamperedError
 from unclone.formats import Layout, Region
 from unclone.records import Header, MaskedTensor
 
-__all__ = ["Carrier", "Hole", "carrier_digest", "layout_holes", "masked_regions", "read_carrier", "read_exactly"]
+__all__ = [
+    "Carrier",
+    "Hole",
+    "carrier_digest",
+    "layout_holes",
+    "masked_regions",
+    "read_carrier",
+    "read_exactly",
+    "visible_ranges",
+]
 
 _BLOCK = 1 << 20
 KEPT_LIMIT = 32 << 20
@@ -101,7 +110,7 @@ def read_carrier(descriptors: Sequence[int], holes: Iterable[Hole], *, keep: int
     for number, descriptor in enumerate(descriptors):
         length = os.fstat(descriptor).st_size
         digest.update(length.to_bytes(8, "little"))
-        for start, end in _visible(length, [hole for hole in ordered if hole.file == number]):
+        for start, end in visible_ranges(length, [hole for hole in ordered if hole.file == number]):
             for offset in range(start, end, _BLOCK):
                 data = read_exactly(descriptor, min(_BLOCK, end - offset), offset)
                 digest.update(data)
@@ -111,7 +120,8 @@ def read_carrier(descriptors: Sequence[int], holes: Iterable[Hole], *, keep: int
     return Carrier(digest.digest(), total <= keep, parts)
 
 
-def _visible(length: int, holes: list[Hole]) -> Iterator[tuple[int, int]]:
+def visible_ranges(length: int, holes: list[Hole]) -> Iterator[tuple[int, int]]:
+    """The ranges (first byte, byte after the last) of a file of ``length`` bytes outside the sorted ``holes``."""
     position = 0
     for hole in holes:
         if hole.nbytes == 0:

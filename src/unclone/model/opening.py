@@ -31,13 +31,14 @@ class BoundModel:
         header: the verified header.
         layout: where everything lies in the files.
         carrier: the verified bytes beside the weights.
+        files: the open files.
     """
 
     def __init__(self, header: Header, layout: Layout, carrier: Carrier, keys: ContentKeys, files: Files) -> None:
         self.header = header
         self.layout = layout
         self.carrier = carrier
-        self._files = files
+        self.files = files
         self._restorer: Restorer | None = Restorer(header, layout, carrier, keys, files)
 
     def __repr__(self) -> str:
@@ -73,7 +74,7 @@ class BoundModel:
     def close(self) -> None:
         """Close the files and forget the content key."""
         self._restorer = None
-        self._files.close()
+        self.files.close()
 
     def __enter__(self) -> BoundModel:
         return self
