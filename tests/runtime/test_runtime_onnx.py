@@ -126,17 +126,15 @@ def test_another_key_and_another_format(bound: tuple[Path, Path], key: DeviceKey
 def test_a_file_swapped_after_it_was_verified(
     bound: tuple[Path, Path], key: DeviceKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = bound[1].read_bytes()
+    genuine = run(ort.InferenceSession(bound[0]))
 
     def swap(path: Path, key: DeviceKey) -> unclone.model.RestoredModel:
         restored = unclone.restore(path, key)
-        bound[1].unlink()
-        bound[1].write_bytes(content)
+        path.write_bytes(path.read_bytes().replace(b"MatMul", b"MatMvl").replace(b"Add", b"Sub"))
         return restored
 
     monkeypatch.setattr("unclone.runtime.onnx.restore", swap)
-    with pytest.raises(FormatError, match="changed while"):
-        inference_session(bound[1], key)
+    assert np.array_equal(run(inference_session(bound[1], key)), genuine)
 
 
 def test_without_onnxruntime(bound: tuple[Path, Path], key: DeviceKey, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from unclone.formats import Layout, Region
 from unclone.records import Header, MaskedTensor
 
 __all__ = [
+    "KEPT_LIMIT",
     "Carrier",
     "Hole",
     "carrier_digest",

@@ -8,7 +8,7 @@ The session gets the model's graph without its large weights, and those from the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from unclone.formats.onnx_parse import parse_model
 from unclone.formats.onnx_tensor import DTYPE_NUMBERS, DTYPES, Tensor, embed, make_external
 from unclone.formats.onnx_wire import Edit, Source, apply
 from unclone.model import RestoredModel, restore
+from unclone.model.carrier import KEPT_LIMIT
 from unclone.records import DeviceKey
 
 __all__ = ["inference_session", "session_from"]
@@ -56,26 +57,11 @@ def inference_session(
         UncloneError: as ``unclone.restore``.
     """
     _onnxruntime()  # before the work
-    before = _state(path)
-    session = session_from(restore(path, key), sess_options=sess_options, providers=providers)
-    if _state(path) != before:
-        raise FormatError(f"{path} changed while it was loaded: what was verified may not be what was read")
-    return session
-
-
-def _state(path: str | os.PathLike[str]) -> tuple[int, ...]:
-    """What tells one content of a file from another: the graph is read again after it was verified."""
-    try:
-        found = os.stat(path)
-    except OSError as problem:
-        raise FormatError(f"cannot read {os.fspath(path)}: {problem.strerror}") from None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return session_from(restore(path, key), sess_options=sess_options, providers=providers)
 
 
 def session_from(restored: RestoredModel, *, sess_options: Any = None, providers: Sequence[Any] | None = None) -> Any:
     """A session on a model that is restored already, which must not be wiped while the session lives.
-
-    Reads the graph from the file again: between ``restore`` and this call it must not be replaced.
 
     Raises:
         FormatError: not an ONNX model.
@@ -86,7 +72,7 @@ def session_from(restored: RestoredModel, *, sess_options: Any = None, providers
     if restored.header.format != "onnx":
         raise FormatError(f"a {restored.header.format} model was given where ONNX is needed")
     _refuse_output(sess_options)
-    with Source(restored.layout.files[0]) as source:
+    with Source(restored.layout.files[0], _verified(restored)) as source:
         model = parse_model(source)
         options, copied = _options(onnxruntime, sess_options, model)
         plan = _plan(source, model, restored, external=copied)
@@ -110,6 +96,19 @@ def _onnxruntime() -> Any:
     except ImportError:
         raise MissingExtraError("onnxruntime", "onnx") from None
     return onnxruntime
+
+
+def _verified(restored: RestoredModel) -> Callable[[int, int], bytes] | None:
+    """The graph as it was verified: the file may be another by now. ``None`` for a model that nobody verified."""
+    carrier = restored.carrier
+    if carrier is None:
+        return None
+    if not carrier.kept:
+        raise UnsupportedError(
+            f"{restored.layout.files[0]}: the graph and what stays in clear pass {KEPT_LIMIT >> 20} MiB; keep large "
+            "tensors that are not weights out of the model"
+        )
+    return lambda start, end: carrier.read(0, start, end)
 
 
 def _refuse_output(sess_options: Any) -> None:
