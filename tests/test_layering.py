@@ -9,14 +9,15 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "unclone"
 
-BASE = {"errors", "records", "canonical", "files", "_version"}
+BASE = {"errors", "records", "canonical", "files", "hardening", "_version"}
 DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment"}
 MODEL_HALF = {"mask", "patterns", "header", "selection", "formats", "model"}
 ALLOWED = {
     "errors": set(),
     "_version": set(),
     "canonical": set(),
-    "records": {"errors"},
+    "hardening": {"errors"},
+    "records": {"errors", "hardening"},
     "files": {"errors"},
     "quality": BASE,
     "keys": BASE,

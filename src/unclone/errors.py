@@ -14,6 +14,7 @@
     │   ├── AlreadyBoundError      a bound model where an ordinary one is needed
     │   ├── NotBoundError          an ordinary model where a bound one is needed
     │   ├── OutputError            the output exists, or its folder cannot be written
+    │   ├── ResourceError          the operating system refuses locked memory, in-memory files or the like
     │   └── MissingExtraError      an optional dependency is not installed
     ├── KeyMaterialError           exit 3: not this device, or altered key material
     │   ├── ReconstructionError    the PUF and the record do not give the enrolled key
@@ -45,6 +46,7 @@ __all__ = [
     "ReconstructionError",
     "RecordAlteredError",
     "RecordError",
+    "ResourceError",
     "SlotError",
     "SourceError",
     "TamperedError",
@@ -104,6 +106,10 @@ class NotBoundError(InputError):
 
 class OutputError(InputError):
     """The output exists already, or its folder cannot be written."""
+
+
+class ResourceError(InputError):
+    """The operating system refuses locked memory, in-memory files or the like."""
 
 
 class MissingExtraError(InputError, ImportError):

@@ -55,6 +55,16 @@ class DeviceKey:
             raise ParameterError("this device key was wiped; reconstruct it again")
         return memoryview(self._secret).toreadonly()
 
+    def lock(self) -> None:
+        """Keep the key out of swap.
+
+        Raises:
+            ResourceError: the system's limit on locked memory is too low.
+        """
+        from unclone.hardening import lock_memory  # ctypes: only for those who ask
+
+        lock_memory(self._secret)
+
     def wipe(self) -> None:
         """Overwrite the key; every later use raises ``ParameterError``."""
         self._secret[:] = bytes(len(self._secret))

@@ -65,11 +65,12 @@ class BoundModel:
         tensors: Iterable[str] | None = None,
         *,
         copy: bool | None = None,
+        lock: bool = False,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> RestoredModel:
         """Restore tensors; arguments and errors as of ``unclone.restore``."""
-        return self.restorer.run(tensors, copy=copy, threads=threads, progress=progress)
+        return self.restorer.run(tensors, copy=copy, lock=lock, threads=threads, progress=progress)
 
     def close(self) -> None:
         """Close the files and forget the content key."""
@@ -119,6 +120,7 @@ def restore(
     *,
     tensors: Iterable[str] | None = None,
     copy: bool | None = None,
+    lock: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> RestoredModel:
@@ -134,6 +136,7 @@ def restore(
         copy: ``True``: the tensors in a private buffer. ``False``: on a private mapping of the file, where only pages
             with masked blocks are copied; the file must then stay as it is while the tensors live. By default, a
             mapping for a model of which blocks are masked (``share`` below 1), a buffer for others.
+        lock: keep the restored weights out of swap.
         threads: one for each processor by default.
         progress: called with (bytes done, bytes in all).
 
@@ -144,9 +147,10 @@ def restore(
         HeaderTamperedError: the header or the file beside the weights was altered.
         TensorTamperedError: a tensor was altered; it is named.
         ParameterError: ``tensors`` names one that is not there.
+        ResourceError: ``lock``, and the system's limit on locked memory is too low.
     """
     with open_bound(path, key) as bound:
-        return bound.restore(tensors, copy=copy, threads=threads, progress=progress)
+        return bound.restore(tensors, copy=copy, lock=lock, threads=threads, progress=progress)
 
 
 def read_bound(path: Path) -> tuple[Layout, Header]:

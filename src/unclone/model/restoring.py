@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unclone.errors import ParameterError, TensorTamperedError
 from unclone.formats import Layout, Region
+from unclone.hardening import lock_memory
 from unclone.keys import ContentKeys
 from unclone.mask import TAG_BYTES, ChunkCipher
 from unclone.model.carrier import Carrier
@@ -47,16 +48,24 @@ class Restorer:
         self._local = threading.local()
 
     def run(
-        self, wanted: Iterable[str] | None, *, copy: bool | None, threads: int | None, progress: Progress | None
+        self,
+        wanted: Iterable[str] | None,
+        *,
+        copy: bool | None,
+        lock: bool,
+        threads: int | None,
+        progress: Progress | None,
     ) -> RestoredModel:
         """Restore into fresh memory; see ``unclone.restore``."""
         regions = self._wanted(wanted)
         if copy is None:
-            copy = not (self._positions.partial and self._header.selection.block)
+            copy = lock or not (self._positions.partial and self._header.selection.block)
         maps = None if copy else [self._files.private(file) for file in range(len(self._layout.files))]
         if maps is not None and all(mapping is not None for mapping in maps):
             return self._on_mappings(regions, maps, threads, progress)
         buffer, views = _allocate(regions)
+        if lock:
+            lock_memory(buffer)
         try:
             self.fill(regions, views, threads, progress)
         except BaseException:
