@@ -103,12 +103,12 @@ def bound_pieces(
     return [*_merged(pieces), HeaderPiece(header), Literal(block + directory + end)]
 
 
-def zip_layout(path: Path, archive: Archive, header: bytes | None, regions: Mapping[str, Region]) -> Layout:
-    """The layout of an archive, bound or not; ``header`` is the text in its block."""
+def zip_layout(path: Path, archive: Archive, regions: Mapping[str, Region]) -> Layout:
+    """The layout of an archive, bound or not, while its descriptor is open."""
     if archive.header is None:
         return Layout((path,), None, 0, 0, 0, dict(regions))
     offset, length = archive.header
-    return Layout((path,), header, 0, offset, length, dict(regions))
+    return Layout((path,), archive.header_text(), 0, offset, length, dict(regions))
 
 
 def check_contents(descriptor: int, label: str | Path, archive: Archive) -> None:

@@ -349,6 +349,14 @@ class Archive:
             raise self.bad(f"the header of the bound model is longer than {HEADER_LIMIT} bytes")
         return start, length
 
+    def header_text(self) -> bytes | None:
+        """The text in the header block, or ``None``. The archive's descriptor must still be open."""
+        return None if self.header is None else self._read(*self.header)
+
+    def head(self, member: Member, limit: int) -> bytes:
+        """The first ``limit`` bytes of a stored member, or all of them. The archive's descriptor must still be open."""
+        return self._read(member.data, min(limit, member.nbytes))
+
     def content(self, name: str, limit: int) -> bytes:
         """The content of a member, inflated, its CRC checked. The archive's descriptor must still be open.
 
