@@ -57,6 +57,7 @@ def enroll(
     """
     puf = open_source(source)
     responses = read_source(puf, readings)
+    _check_limit(puf, responses.shape[1])
     findings = quality.check(responses)
     for finding in findings:
         if finding.severity == "fatal":
@@ -72,10 +73,21 @@ def enroll(
             helper=generated.helper,
             sealed_key=b"",
             report=replace(
-                generated.report, notes=(*generated.report.notes, *(finding.message for finding in findings))
+                generated.report,
+                notes=(*generated.report.notes, *(finding.message for finding in findings), *getattr(puf, "notes", ())),
             ),
         )
         return _seal(device, key, generated.secret)
+
+
+def _check_limit(puf: PUF, bits: int) -> None:
+    """Refuse responses that cannot be as good as independent: the extractor's accounting takes them for it."""
+    limit = getattr(puf, "entropy_limit", float(bits))
+    if limit < bits:
+        raise EnrollmentError(
+            f"{puf.kind} can hold {limit:,.0f} bits at most in its {bits:,} responses, so they are not independent and "
+            "helper data could reveal them all: fewer responses (bits), or more chains or stages"
+        )
 
 
 def reconstruct(device: Device | str | os.PathLike[str], source: str | PUF, *, readings: int = 1) -> DeviceKey:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unclone.errors import ParameterError, SourceError
-from unclone.puf.base import SourceURI
+from unclone.puf.base import PUF, SourceURI
 
 __all__ = ["SimulatedSRAM", "open_sim"]
 
@@ -122,14 +122,23 @@ def _check(*, bits: int, ber: float, bias: float, lane_bias: float) -> None:
         raise ParameterError(f"ber {ber} is out of reach: up to {0.9 * 2 * bias * (1 - bias):.3f} at a bias of {bias}")
 
 
-def open_sim(address: SourceURI) -> SimulatedSRAM:
+def open_sim(address: SourceURI) -> PUF:
+    """Open a simulator: ``sim:arbiter?...`` (``unclone.puf.arbiter``), or ``sim:sram?...``."""
+    if address.path == "arbiter":
+        from unclone.puf.arbiter import open_arbiter
+
+        return open_arbiter(address)
+    return open_sram(address)
+
+
+def open_sram(address: SourceURI) -> SimulatedSRAM:
     """Open ``sim:sram?seed=7&bits=16384&ber=0.06&bias=0.5&lanes=1&lane_bias=0&temperature=25&age=0&noise_seed=1``.
 
     Raises:
         SourceError: another simulator, an unknown option, or a value out of range.
     """
     if address.path != "sram":
-        raise SourceError(f"no simulator {address.path!r} in {address.text!r}; there is sim:sram")
+        raise SourceError(f"no simulator {address.path!r} in {address.text!r}; there are sim:sram and sim:arbiter")
     if "seed" not in address.options:
         raise SourceError(f"{address.text!r} needs a seed: which chip? for example sim:sram?seed=7")
     noise_seed = address.int_option("noise_seed", -1, 0, 2**63)
