@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command()(bind)
     app.command()(inspect)
     app.command()(restore)
+    app.command(name="exec", context_settings={"allow_interspersed_args": False})(execute)
 
 
 def bind(
@@ -171,6 +172,27 @@ def header_json(header: Header) -> dict[str, Any]:
         "clear": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "reason": t.reason} for t in header.clear],
         "slots": [{"suite": slot.suite, "hint": slot.hint.hex()} for slot in header.slots],
     }
+
+
+def execute(
+    program: Annotated[list[str], typer.Argument(help="After --: the program and its arguments.")],
+    device: DeviceFile,
+    source: Source,
+    readings: Annotated[int, typer.Option(min=1, max=100, help="Readings to combine against noise.")] = 1,
+    core_dumps: Annotated[
+        bool, typer.Option("--core-dumps", help="Allow core dumps, which would hold the weights.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a program with every argument that is a bound model replaced by the restored model, in memory."""
+    import unclone
+    from unclone.runtime.program import run_program
+
+    with unclone.reconstruct(device, source, readings=readings) as key:
+        code = run_program(program, key, core_dumps=core_dumps)
+    if as_json:
+        emit({"program": program[0], "exit_code": code}, as_json=True, text="")
+    raise typer.Exit(code)
 
 
 def _count(number: int, noun: str) -> str:

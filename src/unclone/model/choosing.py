@@ -116,13 +116,17 @@ def _falling(scores: list[NDArray[np.float64]]) -> NDArray[np.int64]:
 
 
 def _magnitudes(header: Header, number: int, weight: Weight, pieces: Pieces) -> NDArray[np.float64]:
-    """Mean magnitude in each block; of block-quantised types, of their bytes as signed integers."""
+    """Mean magnitude in each block, over that of the tensor: codes of integers and floats have no common scale.
+
+    Of block-quantised types, the magnitude of their bytes as signed integers.
+    """
     step = chunk_length(header.chunk, header.tensors[number].pattern)
     means = [
         _means(_absolute(weight.dtype, data), data.size, np.arange(0, data.size, header.selection.block))
         for data in pieces(weight, step)
     ]
-    return np.concatenate([np.empty(0), *means])
+    scores = np.concatenate([np.empty(0), *means])
+    return scores / (scores.mean() or 1.0) if scores.size else scores
 
 
 def _absolute(dtype: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
