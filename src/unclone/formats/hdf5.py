@@ -1,8 +1,8 @@
 """HDF5, as Keras writes it, weights and older whole models, and other files of arrays (spec/carriers.md, `hdf5`).
 
 The header lies in a user block, before the first byte of the ordinary file. An ordinary file is parsed by the HDF5
-library (``hdf5_tree``); a bound one by its user block alone (``hdf5_block``), so that nothing is given to the library
-before it is verified.
+library in a process of its own (``hdf5_child``); a bound one by its user block alone (``hdf5_block``), so that nothing
+is given to the library before it is verified.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import BinaryIO, Final
 from unclone.errors import AlreadyBoundError, FormatError
 from unclone.formats.base import Copy, HeaderPiece, Layout, Literal, Masked, Output, Piece, Region, Weight
 from unclone.formats.hdf5_block import MAGIC, SIGNATURE, build, parse
-from unclone.formats.hdf5_tree import Dataset, View, datasets_of
+from unclone.formats.hdf5_child import tree_apart
+from unclone.formats.hdf5_tree import Dataset
 from unclone.records import ClearTensor
 
 __all__ = ["Contents", "Hdf5", "Hdf5Draft"]
@@ -37,6 +38,7 @@ class Contents:
         weights: what is masked; offsets counted from the start of ``path``, in their order.
         clear: what stays as it is, with the reason.
         regions: every tensor that stands in one piece; offsets counted from ``start``.
+        config: the description of the network in an older whole model of Keras, else empty.
 
     Raises:
         FormatError: malformed, truncated or hostile.
@@ -50,7 +52,9 @@ class Contents:
         self.clear: list[ClearTensor] = []
         self.regions: list[Region] = []
         position = len(SIGNATURE)
-        for item in datasets_of(path, View(descriptor, start, size)):
+        tree = tree_apart(path, descriptor, start, size)
+        self.config = tree.config
+        for item in tree.datasets:
             if item.offset >= 0:
                 if item.offset < position:
                     raise FormatError(f"{path}: dataset {item.name[:80]!r} shares bytes with another")

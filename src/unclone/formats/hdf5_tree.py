@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from unclone.errors import FormatError, MissingExtraError, UncloneError, UnsupportedError
 
-__all__ = ["Dataset", "View", "datasets_of"]
+__all__ = ["Dataset", "Tree", "View", "tree_of"]
 
 _READ_LIMIT: Final = 256 * 2**20
 _OBJECT_LIMIT: Final = 1_000_000
@@ -56,6 +56,19 @@ class Dataset:
     offset: int
     nbytes: int
     clear: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """What a file holds.
+
+    Attributes:
+        datasets: in the order of their bytes in the file.
+        config: the description of the network in an older whole model of Keras (JSON), else empty.
+    """
+
+    datasets: list[Dataset]
+    config: str
 
 
 class View(io.RawIOBase):
@@ -106,8 +119,10 @@ class View(io.RawIOBase):
         return done
 
 
-def datasets_of(path: Path, view: View) -> list[Dataset]:
-    """Every dataset that a hard link reaches, each once, in the order of their bytes in the file.
+def tree_of(path: Path, view: View) -> Tree:
+    """Every dataset that a hard link reaches, each once.
+
+    Call it on a file that is not verified only in a process that may die or hang (``hdf5_child``).
 
     Args:
         path: the file's name, for errors.
@@ -126,6 +141,7 @@ def datasets_of(path: Path, view: View) -> list[Dataset]:
                     f"{path} has a user block of {file.userblock_size} bytes; take it off with `h5unjam` first"
                 )
             found = list(_Walk(h5py, path).run(file.id))
+            config = file.attrs.get("model_config", "")
     except UncloneError:
         raise
     except Exception as problem:  # the library's errors have no class in common
@@ -134,7 +150,8 @@ def datasets_of(path: Path, view: View) -> list[Dataset]:
         said = " ".join(str(problem).split())[:200]
         raise FormatError(f"{path} is damaged or truncated; the HDF5 library says: {said}") from None
     found.sort(key=lambda item: (item.offset, item.name))
-    return found
+    text = config.decode("utf-8", "replace") if isinstance(config, bytes) else config
+    return Tree(found, text if isinstance(text, str) else "")
 
 
 def _h5py() -> Any:
@@ -157,7 +174,6 @@ class _Walk:
         h5 = self._h5py
         # The identifier of the file stands for its root group, but is no group to H5O.
         stack = [("", h5.h5g.open(file, b"/"), 0)]
-        self._seen.add(h5.h5o.get_info(stack[0][1]).addr)
         names: set[str] = set()
         while stack:
             prefix, group, depth = stack.pop()
@@ -180,28 +196,27 @@ class _Walk:
 
     def _hard_links(self, prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
         h5 = self._h5py
-        links: list[tuple[bytes, int]] = []
+        links: list[tuple[bytes, int, int]] = []
 
+        # Of a hard link, `u` is the object's address: its identity.
         def visit(name: bytes, info: Any) -> bool | None:
-            links.append((name, info.type))
+            links.append((name, info.type, info.u))
             return True if len(links) > _OBJECT_LIMIT else None
 
         group.links.iterate(visit, info=True)
-        for raw, kind in links:
+        for raw, kind, address in links:
             name = prefix + raw.decode("utf-8")
             if kind == h5.h5l.TYPE_SOFT:  # a second name for what a hard link reaches, or for nothing
                 continue
             if kind != h5.h5l.TYPE_HARD:
                 what = "an external link" if kind == h5.h5l.TYPE_EXTERNAL else "a link of unknown kind"
                 raise UnsupportedError(f"{self._path}: {name[:80]!r} is {what}; copy what it names into the file")
-            linked = h5.h5o.open(group, raw)
-            address = h5.h5o.get_info(linked).addr
             if address in self._seen:
                 continue
             self._seen.add(address)
             if len(self._seen) > _OBJECT_LIMIT:
                 raise FormatError(f"{self._path} holds more than {_OBJECT_LIMIT} objects")
-            yield name, linked
+            yield name, h5.h5o.open(group, raw)
 
     def _check_attributes(self, name: str, owner: Any) -> None:
         """Attributes stay in clear: text, and numbers too few to be weights."""
@@ -275,7 +290,7 @@ class _Walk:
             return dtype, (*kind.get_array_dims(), *inner)
         if isinstance(kind, t.TypeOpaqueID):
             # numpy's void, by which h5py stores what HDF5 has no type for; Keras says in an attribute what it is.
-            if size == 2 and self._says_bfloat16(dataset):
+            if size == 2 and self._h5py.Dataset(dataset).attrs.get("dtype") == "bfloat16":
                 return "bfloat16", ()
             return "uint8", (size,) if size > 1 else ()
         if isinstance(kind, t.TypeEnumID):
@@ -308,11 +323,6 @@ class _Walk:
             if names == [b"r", b"i"] and offsets == [0, width] and all(half.equal(member) for member in members):
                 return dtype
         raise UnsupportedError(f"{where} is a table of records, not an array of numbers")
-
-    def _says_bfloat16(self, dataset: Any) -> bool:
-        if not self._h5py.h5a.exists(dataset, b"dtype"):
-            return False
-        return bool(self._h5py.Dataset(dataset).attrs["dtype"] == "bfloat16")
 
 
 def _vlen_text(h5py: Any, kind: Any) -> bool:
