@@ -36,7 +36,7 @@ def archive() -> bytes:
         (archive(), "zip archive"),
         (b"\x93NUMPY\x01\x00", "numpy"),
         (b"\x80\x02}q\x00.", "pickle"),
-        (b"\x1c\x00\x00\x00TFL3" + bytes(20), "TensorFlow Lite"),
+        (b"\x1c\x00\x00\x00ORTM" + bytes(20), "ONNX Runtime's own format"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
     ],
 )

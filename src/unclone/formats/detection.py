@@ -12,12 +12,13 @@ from unclone.formats.hdf5 import Hdf5
 from unclone.formats.npz import Npz
 from unclone.formats.onnx import Onnx
 from unclone.formats.safetensors import Safetensors
+from unclone.formats.tflite import Tflite
 
 __all__ = ["FORMATS", "detect"]
 
 HEAD_BYTES: Final = 4096
 
-FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Npz(), Safetensors(), Onnx())
+FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Npz(), Tflite(), Safetensors(), Onnx())
 """Every format of this release, the most distinctive first."""
 
 _NAMED: Final = (
@@ -27,7 +28,6 @@ _NAMED: Final = (
     (0, b"\x80\x03", "a Python pickle"),
     (0, b"\x80\x04", "a Python pickle"),
     (0, b"\x80\x05", "a Python pickle"),
-    (4, b"TFL3", "a TensorFlow Lite model"),
     (4, b"ORTM", "a model in ONNX Runtime's own format (.ort); convert back to ONNX"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the model itself; fetch it with git lfs pull"),
 )
