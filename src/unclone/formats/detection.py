@@ -9,6 +9,7 @@ from unclone.errors import FormatError, UnsupportedError
 from unclone.formats.base import Format
 from unclone.formats.gguf import Gguf
 from unclone.formats.hdf5 import Hdf5
+from unclone.formats.keras import Keras
 from unclone.formats.npz import Npz
 from unclone.formats.onnx import Onnx
 from unclone.formats.safetensors import Safetensors
@@ -18,7 +19,7 @@ __all__ = ["FORMATS", "detect"]
 
 HEAD_BYTES: Final = 4096
 
-FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Npz(), Tflite(), Safetensors(), Onnx())
+FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Keras(), Npz(), Tflite(), Safetensors(), Onnx())
 """Every format of this release, the most distinctive first."""
 
 _NAMED: Final = (

@@ -18,6 +18,7 @@ from unclone.formats.base import Copy, HeaderPiece, Layout, Literal, Masked, Out
 from unclone.formats.hdf5_block import MAGIC, SIGNATURE, build, parse
 from unclone.formats.hdf5_child import tree_apart
 from unclone.formats.hdf5_tree import Dataset
+from unclone.formats.keras_config import check_config
 from unclone.records import ClearTensor
 
 __all__ = ["Contents", "Hdf5", "Hdf5Draft"]
@@ -38,7 +39,6 @@ class Contents:
         weights: what is masked; offsets counted from the start of ``path``, in their order.
         clear: what stays as it is, with the reason.
         regions: every tensor that stands in one piece; offsets counted from ``start``.
-        config: the description of the network in an older whole model of Keras, else empty.
 
     Raises:
         FormatError: malformed, truncated or hostile.
@@ -53,7 +53,7 @@ class Contents:
         self.regions: list[Region] = []
         position = len(SIGNATURE)
         tree = tree_apart(path, descriptor, start, size)
-        self.config = tree.config
+        check_config(f"{path}: model_config", tree.config)
         for item in tree.datasets:
             if item.offset >= 0:
                 if item.offset < position:
@@ -70,12 +70,8 @@ class Contents:
         else:
             self.weights.append(Weight(item.name, item.dtype, item.shape, 0, self.start + item.offset, item.nbytes))
 
-    def pieces(self, header: bytes) -> Iterator[Piece]:
-        """The bound HDF5 file: user block, then the ordinary file with its weights masked."""
-        before, after = build(header, self.regions)
-        yield Literal(before)
-        yield HeaderPiece(header)
-        yield Literal(after)
+    def masked(self) -> Iterator[Piece]:
+        """The ordinary file with its weights masked."""
         position = self.start
         for number, weight in enumerate(self.weights):
             if position < weight.offset:
@@ -146,7 +142,9 @@ class Hdf5Draft:
 
     def outputs(self, output: Path, header: bytes, tag: str) -> Sequence[Output]:  # noqa: ARG002 (no side files)
         """One file: our user block, then the ordinary file."""
-        return (Output(output, list(self._contents.pieces(header))),)
+        before, after = build(header, self._contents.regions)
+        pieces = [Literal(before), HeaderPiece(header), Literal(after), *self._contents.masked()]
+        return (Output(output, pieces),)
 
     def encode_header(self, header: bytes) -> bytes:
         """The header's text as it is."""
