@@ -33,7 +33,7 @@ __all__ = ["CLEAR_NAMES", "DTYPES", "Safetensors"]
 
 _LENGTH_BYTES: Final = 8
 _JSON_LIMIT: Final = 100_000_000  # the limit of the safetensors library
-_ALIGNMENT: Final = 8
+_ALIGNMENT: Final = 64  # a cache line: ciphers and XORs run faster on the mapped file
 _METADATA: Final = "__metadata__"
 _PREFIX: Final = json.dumps({_METADATA: {METADATA_KEY: ""}}, separators=(",", ":"))[:-3].encode()
 

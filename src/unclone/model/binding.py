@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new
 from unclone.mask import ALL_BITS, CHUNK, CIPHERS, TAG_BYTES, ChunkCipher, chunk_length, faster_cipher
 from unclone.model.carrier import Hole, carrier_digest
 from unclone.model.choosing import check_dial, choose_blocks, selection_of, word_pattern
-from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch
+from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch, worker_count
 from unclone.model.reading import read_into
 from unclone.patterns import finite_pattern
 from unclone.records import Device, Header, MaskedTensor
@@ -154,7 +155,9 @@ def _with_tensors(
     header: Header, weights: Sequence[Weight], reader: _Reader, keys: ContentKeys, saliency: Mapping[str, Any] | None
 ) -> Header:
     """The header with its tensors (tags still zero) and, for the dial, the sealed positions."""
-    header = replace(header, tensors=tuple(_unmasked_entry(weight, header, reader) for weight in weights))
+    with ThreadPoolExecutor(worker_count(None)) as pool:
+        entries = pool.map(lambda weight: _unmasked_entry(weight, header, reader), weights)
+    header = replace(header, tensors=tuple(entries))
     if not header.selection.block:
         return header
     bitmap = choose_blocks(header, weights, reader.pieces, saliency)
