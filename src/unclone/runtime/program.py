@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -12,13 +11,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
-from unclone.errors import InputError, ParameterError, ResourceError
+from unclone.errors import InputError, ParameterError
 from unclone.hardening import disable_core_dumps
 from unclone.model import inspect, open_bound
 from unclone.model.image import fill_image
 from unclone.records import DeviceKey
+from unclone.runtime.memory_file import memory_file, seal
 
 __all__ = ["bound_arguments", "run_program"]
 
@@ -75,30 +74,17 @@ def _restored(path: Path, key: DeviceKey) -> Iterator[tuple[Path, list[int]]]:
     with open_bound(path, key) as bound:
         files = bound.layout.files
         with ExitStack() as stack:
-            streams = [stack.enter_context(_memory_file(file.name)) for file in files]
+            streams = [stack.enter_context(memory_file(file.name)) for file in files]
             fill_image(bound, streams)
             for stream in streams:
-                _seal(stream)
+                seal(stream)
             with tempfile.TemporaryDirectory(prefix="unclone-") as folder:
                 descriptors = [stream.fileno() for stream in streams]
                 for file, descriptor in zip(files, descriptors, strict=True):
                     link = Path(folder) / file.relative_to(files[0].parent)
                     link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to(f"/proc/self/fd/{descriptor}")
+                    link.symlink_to(f"/proc/self/fd/{descriptor}")  # of whoever follows it: the program
                 yield Path(folder) / files[0].name, descriptors
-
-
-def _memory_file(name: str) -> BinaryIO:
-    try:
-        return os.fdopen(os.memfd_create(name[:200], os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "w+b")
-    except (OSError, AttributeError) as problem:
-        raise ResourceError(f"this system has no files in memory (memfd_create): {problem}") from None
-
-
-def _seal(stream: BinaryIO) -> None:
-    """Nobody changes the file any more."""
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(stream.fileno(), fcntl.F_ADD_SEALS, seals)
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
