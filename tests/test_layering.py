@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "unclone"
 
 BASE = {"errors", "records", "canonical", "files", "hardening", "_version"}
-DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment"}
+DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment", "providers", "machine"}
 MODEL_HALF = {"mask", "patterns", "header", "selection", "formats", "model"}
 ALLOWED = {
     "errors": set(),
@@ -29,7 +29,9 @@ ALLOWED = {
     "header": BASE | {"keys", "mask"},
     "selection": BASE | {"keys", "mask", "header"},
     "device_file": BASE | {"keys"},
-    "enrollment": BASE | {"keys", "quality", "puf", "extractor", "device_file"},
+    "providers": BASE | {"keys", "puf"},
+    "enrollment": BASE | {"keys", "quality", "puf", "providers", "extractor", "device_file"},
+    "machine": BASE | {"keys", "device_file", "enrollment"},
     "assessment": BASE | {"quality", "puf", "extractor", "enrollment"},
     "model": BASE | {"keys", "mask", "patterns", "header", "selection", "formats"},
     "runtime": BASE | {"model", "formats"},
@@ -42,7 +44,18 @@ ALLOWED["__main__"] = {"cli"}
 ALLOWED["__init__"] = {"_version", "device_file", "enrollment", "errors", "model", "puf", "records"}
 
 LIGHT = {"numpy", "cryptography"}
-EXTRAS = {"torch", "onnx", "onnxruntime", "sqlalchemy", "matplotlib", "serial", "safetensors", "ml_dtypes", "sklearn"}
+EXTRAS = {
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "sqlalchemy",
+    "matplotlib",
+    "serial",
+    "safetensors",
+    "ml_dtypes",
+    "sklearn",
+    "tpm2_pytss",
+}
 
 
 def modules() -> list[Path]:

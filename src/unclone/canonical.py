@@ -12,7 +12,7 @@ import binascii
 import json
 from typing import Any, Final
 
-__all__ = ["CanonicalError", "b64decode", "b64encode", "decode", "encode"]
+__all__ = ["CanonicalError", "b64decode", "b64encode", "decode", "encode", "parse"]
 
 _MAX_INT: Final = 2**53 - 1
 _MAX_DEPTH: Final = 16
@@ -42,6 +42,24 @@ def decode(data: bytes) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise CanonicalError(f"not JSON: {type(error).__name__}") from None
+    return value
+
+
+def parse(data: bytes) -> Any:
+    """The value of UTF-8 JSON in any spelling; that it has a canonical form is for ``encode`` to say.
+
+    Raises:
+        CanonicalError: a duplicate name, or a number that is no integer.
+        ValueError: not JSON.
+        RecursionError: nested too deep for the parser.
+    """
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_float=_refuse, parse_constant=_refuse)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise CanonicalError("a member stands in it twice")
     return value
 
 

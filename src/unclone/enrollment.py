@@ -14,14 +14,18 @@ import numpy as np
 from unclone import extractor, keys, quality
 from unclone.device_file import load_device, seal_context
 from unclone.errors import EnrollmentError, ParameterError, ReconstructionError, SourceError
+from unclone.providers import KeyProvider, find_provider
 from unclone.puf import PUF, open_source
 from unclone.puf.recorded import RecordedSource
-from unclone.records import Device, DeviceKey
+from unclone.records import Device, DeviceKey, EnrollmentReport, HelperData
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HealthReport", "enroll", "health", "read_source", "reconstruct", "refresh"]
+__all__ = ["HealthReport", "Source", "enroll", "health", "read_source", "reconstruct", "refresh"]
+
+Source = str | PUF | KeyProvider
+"""Where a key comes from: a PUF, a key provider (which is none), or the address of either."""
 
 DEFAULT_READINGS: Final = 9
 READINGS_LIMIT: Final = 100
@@ -29,7 +33,7 @@ MARGIN_TO_REFRESH: Final = 1.5
 
 
 def enroll(
-    source: str | PUF,
+    source: Source,
     *,
     name: str = "",
     readings: int = DEFAULT_READINGS,
@@ -39,8 +43,11 @@ def enroll(
 ) -> Device:
     """Enrol a device: read its PUF, make helper data, and seal a fresh device key that only this chip opens.
 
+    With a key provider (``"tpm:"``, ``"passphrase:"``) instead of a PUF, the key is sealed under the provider's secret,
+    the record's ``root`` says so, and the arguments about readings and noise mean nothing.
+
     Args:
-        source: a source, or its address (``"sim:sram?seed=7"``).
+        source: a source or provider, or its address (``"sim:sram?seed=7"``).
         name: the vendor's name for the device.
         readings: how often to read, 1 to 100; more readings tell stable cells from unstable ones.
         key_bits: min-entropy that must be left, in bits.
@@ -55,7 +62,12 @@ def enroll(
         EnrollmentError: this memory cannot carry the key; the message says why, with the figure.
         ParameterError: an argument is out of range.
     """
-    puf = open_source(source)
+    puf = _opened(source)
+    if isinstance(puf, KeyProvider):
+        provided = puf.create()
+        with keys.new_device_key() as key:
+            blank = _blank(name, puf.root, puf.root, key, provided.helper, provided.report)
+            return _seal(blank, key, provided.secret)
     responses = read_source(puf, readings)
     _check_limit(puf, responses.shape[1])
     findings = quality.check(responses)
@@ -63,21 +75,15 @@ def enroll(
         if finding.severity == "fatal":
             raise EnrollmentError(f"enrolment refused: {finding.message}")
     generated = extractor.generate(responses, key_bits=key_bits, failure=failure, error_rate=error_rate)
+    notes = (*generated.report.notes, *(finding.message for finding in findings), *getattr(puf, "notes", ()))
+    report = replace(generated.report, notes=notes)
     with keys.new_device_key() as key:
-        device = Device(
-            name=name,
-            root="puf",
-            source=puf.kind,
-            suite=keys.SUITE,
-            public_key=keys.public_key(key),
-            helper=generated.helper,
-            sealed_key=b"",
-            report=replace(
-                generated.report,
-                notes=(*generated.report.notes, *(finding.message for finding in findings), *getattr(puf, "notes", ())),
-            ),
-        )
-        return _seal(device, key, generated.secret)
+        return _seal(_blank(name, "puf", puf.kind, key, generated.helper, report), key, generated.secret)
+
+
+def _blank(name: str, root: str, source: str, key: DeviceKey, helper: HelperData, report: EnrollmentReport) -> Device:
+    """A record that lacks nothing but its seal."""
+    return Device(name, root, source, keys.SUITE, keys.public_key(key), helper, b"", report)
 
 
 def _check_limit(puf: PUF, bits: int) -> None:
@@ -90,31 +96,51 @@ def _check_limit(puf: PUF, bits: int) -> None:
         )
 
 
-def reconstruct(device: Device | str | os.PathLike[str], source: str | PUF, *, readings: int = 1) -> DeviceKey:
-    """The device key, from a fresh reading of the device's PUF.
+def reconstruct(device: Device | str | os.PathLike[str], source: Source, *, readings: int = 1) -> DeviceKey:
+    """The device key, from a fresh reading of the device's PUF, or from its key provider.
 
     Args:
         device: the record, or its path.
-        source: the source, or its address.
+        source: the source, or its address; a key provider where the record's ``root`` names one.
         readings: readings to combine; more withstand more noise.
 
     Raises:
         ReconstructionError: another chip, altered helper data or too much noise; which of them is not told.
         RecordError: the record is malformed.
-        SourceError: the source cannot be opened or read.
+        SourceError: the source cannot be opened or read, or is not of the record's root.
     """
     record = device if isinstance(device, Device) else load_device(device)
-    return _open(record, read_source(open_source(source), readings))[0]
+    opened = _opened(source, record.root)
+    if isinstance(opened, KeyProvider):
+        return _open(record, [opened.recover(record.helper)])[0]
+    return _open_read(record, read_source(opened, readings))[0]
 
 
-def _open(record: Device, responses: NDArray[np.uint8]) -> tuple[DeviceKey, bytes]:
+def _opened(source: Source, root: str | None = None) -> PUF | KeyProvider:
+    """The source or the provider; with ``root``, refused if a record of that root has no use for it."""
+    found = source if not isinstance(source, str) else find_provider(source)
+    kind = found.root if isinstance(found, KeyProvider) else "puf"
+    if root not in (None, kind):
+        what = "a PUF" if root == "puf" else f"{root}:"
+        raise SourceError(f"this record's root is {root!r}, so its source is {what}, not {kind if found else source!r}")
+    return open_source(str(source)) if found is None else found
+
+
+def _open_read(record: Device, responses: NDArray[np.uint8]) -> tuple[DeviceKey, bytes]:
     """The device key, and the extractor's secret that opened it."""
-    candidates = extractor.reproduce(responses, record.helper)
+    return _open(record, extractor.reproduce(responses, record.helper))
+
+
+def _open(record: Device, candidates: list[bytes]) -> tuple[DeviceKey, bytes]:
+    """The device key, and the one of the candidate secrets that opened it."""
     opened = keys.open_device_key(record.sealed_key, candidates, seal_context(record), record.public_key)
     if opened is None:
-        raise ReconstructionError(
-            "this is not the enrolled device, its record was altered, or its reading is too noisy: no key"
+        why = (
+            "its reading is too noisy"
+            if record.root == "puf"
+            else f"this {record.root} is not the one it was enrolled with"
         )
+        raise ReconstructionError(f"this is not the enrolled device, its record was altered, or {why}: no key")
     return opened
 
 
@@ -125,17 +151,20 @@ class HealthReport:
     Attributes:
         state: ``"good"``, ``"refresh"`` (refresh soon: the margin is below 1.5), or ``"late"`` (the accepted failure
             is exceeded already).
-        correction: what the reconstruction had to correct, and how much more noise it bears.
+        correction: what the reconstruction had to correct, and how much more noise it bears; ``None`` for a root
+            that is no PUF and has no noise.
         failure: the failure that ``correction.reach`` and ``correction.margin`` refer to.
+        root: the root of the device's key.
     """
 
     state: str
-    correction: extractor.Correction
+    correction: extractor.Correction | None
     failure: float
+    root: str = "puf"
 
 
 def health(
-    device: Device | str | os.PathLike[str], source: str | PUF, *, readings: int = 3, failure: float = 1e-9
+    device: Device | str | os.PathLike[str], source: Source, *, readings: int = 3, failure: float = 1e-9
 ) -> HealthReport:
     """Reconstruct, count what had to be corrected, and say how much noise the device still bears.
 
@@ -151,8 +180,12 @@ def health(
         SourceError: the source cannot be opened or read.
     """
     record = device if isinstance(device, Device) else load_device(device)
-    responses = read_source(open_source(source), readings)
-    key, secret = _open(record, responses)
+    puf = _opened(source, record.root)
+    if isinstance(puf, KeyProvider):
+        reconstruct(record, puf).wipe()
+        return HealthReport("good", None, failure, record.root)
+    responses = read_source(puf, readings)
+    key, secret = _open_read(record, responses)
     key.wipe()
     correction = extractor.measure(responses, record.helper, secret, failure=failure)
     state = "late" if correction.margin < 1 else "refresh" if correction.margin < MARGIN_TO_REFRESH else "good"
@@ -161,7 +194,7 @@ def health(
 
 def refresh(
     device: Device | str | os.PathLike[str],
-    source: str | PUF,
+    source: Source,
     *,
     readings: int = DEFAULT_READINGS,
     failure: float = 1e-9,
@@ -170,7 +203,8 @@ def refresh(
     """New helper data for the same device key, after ageing or a move to another climate.
 
     The device key is opened with the old record and sealed again under a new secret, so bound models go on. Old and
-    new helper data together leak no more than one of them (docs/extractor.md).
+    new helper data together leak no more than one of them (docs/extractor.md). With a key provider:
+    a fresh secret and, at a prompt, a new passphrase.
 
     Args:
         device: the record in use, or its path.
@@ -187,8 +221,13 @@ def refresh(
         EnrollmentError: helper data that cannot be refreshed safely, or a memory that no longer carries the key.
     """
     record = device if isinstance(device, Device) else load_device(device)
-    responses = read_source(open_source(source), readings)
-    key, _ = _open(record, responses)
+    puf = _opened(source, record.root)
+    if isinstance(puf, KeyProvider):
+        with reconstruct(record, puf) as key:
+            provided = puf.create()
+            return _seal(replace(record, helper=provided.helper, report=provided.report), key, provided.secret)
+    responses = read_source(puf, readings)
+    key, _ = _open_read(record, responses)
     with key:
         key_bits = record.report.key_bits
         new = extractor.regenerate(responses, record.helper, key_bits=key_bits, failure=failure, error_rate=error_rate)

@@ -18,6 +18,7 @@
     │   └── MissingExtraError      an optional dependency is not installed
     ├── KeyMaterialError           exit 3: not this device, or altered key material
     │   ├── ReconstructionError    the PUF and the record do not give the enrolled key
+    │   │   ├── PartsError         too few parts of a machine gave their share; ``parts`` says which
     │   │   └── RecordAlteredError the record's own digest does not match: altered or damaged
     │   └── SlotError              the key opens no slot of this model
     └── TamperedError              exit 4: the model was altered after binding
@@ -29,6 +30,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 __all__ = [
@@ -43,6 +45,7 @@ __all__ = [
     "NotBoundError",
     "OutputError",
     "ParameterError",
+    "PartsError",
     "ReconstructionError",
     "RecordAlteredError",
     "RecordError",
@@ -143,6 +146,18 @@ class RecordAlteredError(ReconstructionError):
     The digest has no key, so it tells accidents from clean files and no more; what protects against a deliberate
     change is that the whole record is hashed into the key.
     """
+
+
+class PartsError(ReconstructionError):
+    """Too few parts of a machine gave their share of its key.
+
+    Attributes:
+        parts: what became of each part, by name: ``"present"``, ``"missing"``, or what is wrong with it.
+    """
+
+    def __init__(self, message: str, parts: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.parts = dict(parts)
 
 
 class SlotError(KeyMaterialError):

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, hpke
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from unclone.errors import RecordError, SlotError, UnsupportedError
 from unclone.records import KEY_BYTES, DeviceKey, Header, Slot
@@ -24,6 +25,7 @@ __all__ = [
     "LABELS",
     "PUBLIC_KEY_BYTES",
     "SEALED_KEY_BYTES",
+    "SEALED_SHARE_BYTES",
     "SLOT_BYTES",
     "SUITE",
     "ContentKeys",
@@ -34,12 +36,16 @@ __all__ = [
     "new_device_key",
     "open_device_key",
     "open_positions",
+    "open_share",
     "open_slot",
     "public_key",
     "seal_device_key",
     "seal_positions",
+    "seal_share",
     "seal_slot",
+    "share_check",
     "slot_hint",
+    "stretch_passphrase",
 ]
 
 SUITE: Final = "hpke-x25519-sha256-aes256gcm"
@@ -48,6 +54,7 @@ SUITE: Final = "hpke-x25519-sha256-aes256gcm"
 PUBLIC_KEY_BYTES: Final = 32
 SEALED_KEY_BYTES: Final = KEY_BYTES + 16
 SLOT_BYTES: Final = 32 + KEY_BYTES + 16
+SEALED_SHARE_BYTES: Final = 32 + KEY_BYTES + 16
 HINT_BYTES: Final = 8
 
 LABELS: Final = {
@@ -58,6 +65,8 @@ LABELS: Final = {
     "aead": b"unclone v1 aead",
     "header": b"unclone v1 header",
     "positions": b"unclone v1 positions",
+    "machine share": b"unclone v1 machine share",
+    "machine check": b"unclone v1 machine check",
 }
 """Domain separation: one label for one use, never shared."""
 
@@ -124,6 +133,51 @@ def open_device_key(
         if found is None and hmac.compare_digest(public_key(key), expected):
             found = key, secret
     return found
+
+
+def stretch_passphrase(passphrase: bytes, salt: bytes, log_n: int, r: int, p: int) -> bytes:
+    """The secret of a passphrase, 32 bytes: scrypt (RFC 7914), cost ``2 ** log_n``, memory ``128 * r * 2 ** log_n``."""
+    return Scrypt(salt, 32, n=1 << log_n, r=r, p=p).derive(passphrase)
+
+
+# --- machines ----------------------------------------------------------------------------------------------------
+
+
+def _share_info(use: str, context: bytes, index: int) -> bytes:
+    return LABELS[use] + hashlib.sha256(context).digest() + bytes([index])
+
+
+def seal_share(share: bytes | bytearray, public: bytes, context: bytes, index: int) -> bytes:
+    """Seal a part's share of a machine's key for the part's device, 80 bytes.
+
+    Args:
+        share: 32 bytes.
+        public: the device's HPKE public key.
+        context: canonical bytes of what the machine's record says beside shares and checks; any change of it, an
+            older revision too, and the share does not open.
+        index: the part's x-coordinate, 1 to 255.
+
+    Raises:
+        RecordError: the public key is a point of low order.
+    """
+    recipient = X25519PublicKey.from_public_bytes(public)
+    try:
+        return _HPKE.encrypt(bytes(share), recipient, _share_info("machine share", context, index))
+    except ValueError:
+        raise RecordError("a part's public key is not one: a point of low order; enrol the part again") from None
+
+
+def open_share(sealed: bytes, key: DeviceKey, context: bytes, index: int) -> bytearray | None:
+    """The share in ``sealed``; ``None`` if it was altered or is another device's."""
+    try:
+        return bytearray(_HPKE.decrypt(sealed, _private_key(key), _share_info("machine share", context, index)))
+    except (InvalidTag, ValueError):
+        return None
+
+
+def share_check(share: bytes | bytearray, context: bytes, index: int) -> bytes:
+    """Public 32 bytes that tell a share from a forged one. A share is uniform, so they reveal nothing to search for."""
+    return hashlib.sha256(_share_info("machine check", context, index) + share).digest()
 
 
 # --- the joint ---------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, note, table
+from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, note, noted_warnings, table
 from unclone.records import Device
 
 __all__ = ["register"]
@@ -49,7 +49,8 @@ def enroll(
     from unclone.files import check_output
 
     check_output(output, force=force)
-    device = unclone.enroll(source, name=name, readings=readings, key_bits=key, failure=failure, error_rate=ber)
+    with noted_warnings():
+        device = unclone.enroll(source, name=name, readings=readings, key_bits=key, failure=failure, error_rate=ber)
     unclone.save_device(device, output, force=force)
     emit({"output": str(output), **device_json(device)}, as_json=as_json, text=_describe(output, device))
 
@@ -66,7 +67,14 @@ def health(
 
     report = unclone.health(device, source, readings=readings, failure=failure)
     correction = report.correction
+    if correction is None:
+        value: dict[str, Any] = {"state": report.state, "root": report.root}
+        emit(
+            value, as_json=as_json, text=f"the {report.root} gives the key; it is not a PUF and has no noise to measure"
+        )
+        return
     rows = [
+        ("root", report.root),
         ("state", _STATES[report.state]),
         ("corrected", f"{correction.errors} errors and {correction.erasures} erasures in {correction.symbols} symbols"),
         ("bit error rate", f"{100 * correction.error_rate:.2f} % since enrolment"),
@@ -74,7 +82,7 @@ def health(
         ("margin", f"{correction.margin:.1f} times the present noise"),
         ("predicted failure", f"1e{correction.failure_log10:.1f} for one reconstruction"),
     ]
-    value = {"state": report.state, "failure": failure, **asdict(correction)}
+    value = {"state": report.state, "root": report.root, "failure": failure, **asdict(correction)}
     emit(value, as_json=as_json, text=table(rows))
 
 
@@ -93,7 +101,8 @@ def refresh(
     from unclone.files import check_output
 
     check_output(output, force=force)
-    new = unclone.refresh(device, source, readings=readings, failure=failure, error_rate=ber)
+    with noted_warnings():
+        new = unclone.refresh(device, source, readings=readings, failure=failure, error_rate=ber)
     unclone.save_device(new, output, force=force)
     emit({"output": str(output), **device_json(new)}, as_json=as_json, text=_describe(output, new))
 
@@ -147,9 +156,10 @@ def quality(
 
 def sources(as_json: JsonFlag = False) -> None:
     """List the kinds of sources, and whether each is usable here."""
+    from unclone.providers import list_providers
     from unclone.puf.base import list_sources
 
-    found = list_sources()
+    found = [*list_sources(), *list_providers()]
     rows = [(source.scheme, f"{source.state}  ({source.entry})") for source in found]
     emit({"sources": [asdict(source) for source in found]}, as_json=as_json, text=table(rows))
 
@@ -171,8 +181,12 @@ def device_json(device: Device) -> dict[str, Any]:
 
 def _describe(output: Path, device: Device) -> str:
     report = device.report
+    if device.root != "puf":
+        rows = [("record", str(output)), ("root", f"{device.root}, not a PUF"), ("public key", device.public_key.hex())]
+        return "\n".join([table(rows), *(f"note: {text}" for text in report.notes)])
     rows = [
         ("record", str(output)),
+        ("root", device.root),
         ("source", f"{device.source}, {report.response_bits:,} bits, {report.readings} readings"),
         ("ones", f"{report.ones_ppm / 1e4:.1f} %"),
         ("bit error rate", f"{report.error_rate_ppm / 1e4:.2f} %"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ import typer
 if TYPE_CHECKING:
     from unclone.model.parallel import Progress
 
-__all__ = ["DeviceFile", "Force", "JsonFlag", "Source", "emit", "note", "progress_bar", "table"]
+__all__ = ["DeviceFile", "Force", "JsonFlag", "Source", "emit", "note", "noted_warnings", "progress_bar", "table"]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
@@ -30,6 +31,16 @@ def emit(value: Mapping[str, Any], *, as_json: bool, text: str) -> None:
 def note(text: str) -> None:
     """Talk, on standard error."""
     typer.echo(text, err=True)
+
+
+@contextmanager
+def noted_warnings() -> Iterator[None]:
+    """Warnings of the library, told as notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for warning in caught:
+        note(f"warning: {warning.message}")
 
 
 def table(rows: list[tuple[str, str]]) -> str:
