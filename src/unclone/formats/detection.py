@@ -14,21 +14,25 @@ from unclone.formats.npz import Npz
 from unclone.formats.onnx import Onnx
 from unclone.formats.safetensors import Safetensors
 from unclone.formats.tflite import Tflite
+from unclone.formats.torch_zip import TorchZip
 
 __all__ = ["FORMATS", "detect"]
 
 HEAD_BYTES: Final = 4096
 
-FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Keras(), Npz(), Tflite(), Safetensors(), Onnx())
+FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Keras(), Npz(), TorchZip(), Tflite(), Safetensors(), Onnx())
 """Every format of this release, the most distinctive first."""
 
+_PICKLE: Final = (
+    "a Python pickle (torch.save before 1.6); where you trust it, load it and torch.save its state dict again"
+)
 _NAMED: Final = (
-    (0, b"PK\x03\x04", "a zip archive (PyTorch, numpy .npz or Keras)"),
+    (0, b"PK\x03\x04", "a zip archive, but none of torch.save, numpy.savez or Keras"),
     (0, b"\x93NUMPY", "a single numpy array (.npy)"),
-    (0, b"\x80\x02", "a Python pickle"),
-    (0, b"\x80\x03", "a Python pickle"),
-    (0, b"\x80\x04", "a Python pickle"),
-    (0, b"\x80\x05", "a Python pickle"),
+    (0, b"\x80\x02", _PICKLE),
+    (0, b"\x80\x03", _PICKLE),
+    (0, b"\x80\x04", _PICKLE),
+    (0, b"\x80\x05", _PICKLE),
     (4, b"ORTM", "a model in ONNX Runtime's own format (.ort); convert back to ONNX"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the model itself; fetch it with git lfs pull"),
 )
