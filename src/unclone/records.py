@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +27,7 @@ __all__ = [
     "Header",
     "HelperData",
     "MaskedTensor",
+    "Recipient",
     "Selection",
     "Slot",
 ]
@@ -151,6 +152,20 @@ class Device:
     helper: HelperData
     sealed_key: bytes
     report: EnrollmentReport
+
+
+class Recipient(Protocol):
+    """What a model can be bound to: a device, or a machine made of devices. Its key opens slots for its public key."""
+
+    @property
+    def suite(self) -> str:
+        """Name of the HPKE suite of ``public_key``."""
+        ...
+
+    @property
+    def public_key(self) -> bytes:
+        """HPKE public key, bytes of the suite's length."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import typer
 from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, note, noted_warnings, table
 from unclone.records import Device
 
-__all__ = ["register"]
+__all__ = ["describe_device", "device_json", "register"]
 
 _STATES = {
     "good": "good",
@@ -52,7 +52,7 @@ def enroll(
     with noted_warnings():
         device = unclone.enroll(source, name=name, readings=readings, key_bits=key, failure=failure, error_rate=ber)
     unclone.save_device(device, output, force=force)
-    emit({"output": str(output), **device_json(device)}, as_json=as_json, text=_describe(output, device))
+    emit({"output": str(output), **device_json(device)}, as_json=as_json, text=describe_device(output, device))
 
 
 def health(
@@ -104,7 +104,7 @@ def refresh(
     with noted_warnings():
         new = unclone.refresh(device, source, readings=readings, failure=failure, error_rate=ber)
     unclone.save_device(new, output, force=force)
-    emit({"output": str(output), **device_json(new)}, as_json=as_json, text=_describe(output, new))
+    emit({"output": str(output), **device_json(new)}, as_json=as_json, text=describe_device(output, new))
 
 
 def design(
@@ -179,7 +179,8 @@ def device_json(device: Device) -> dict[str, Any]:
     }
 
 
-def _describe(output: Path, device: Device) -> str:
+def describe_device(output: Path, device: Device) -> str:
+    """The public facts of a record, as lines for people."""
     report = device.report
     if device.root != "puf":
         rows = [("record", str(output)), ("root", f"{device.root}, not a PUF"), ("public key", device.public_key.hex())]

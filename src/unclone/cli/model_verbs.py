@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from unclone.cli.device_verbs import describe_device, device_json
 from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, note, progress_bar, table
-from unclone.records import Header
+from unclone.cli.records_view import is_record, load_recipient, machine_json, machine_rows
+from unclone.records import Device, Header
 
 __all__ = ["register"]
 
@@ -25,7 +27,7 @@ def register(app: typer.Typer) -> None:
 def bind(
     model: Annotated[Path, typer.Argument(help="An ordinary model file; it is never altered.")],
     to: Annotated[
-        list[Path], typer.Option("--to", metavar="FILE", help="Device record to bind to; repeat for several devices.")
+        list[Path], typer.Option("--to", metavar="FILE", help="Record of a device or machine to bind to; repeatable.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the bound model goes.")],
     bits: Annotated[
@@ -50,7 +52,7 @@ def bind(
     """Bind a model file to one or many devices."""
     import unclone
 
-    devices = [unclone.load_device(path) for path in to]
+    devices = [load_recipient(path) for path in to]
     scores = None if saliency is None else _load_saliency(saliency)
     with progress_bar("binding") as progress:
         header = unclone.bind(
@@ -76,12 +78,15 @@ def bind(
 
 
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A bound model.")],
+    model: Annotated[Path, typer.Argument(help="A bound model, or the record of a device or a machine.")],
     as_json: JsonFlag = False,
 ) -> None:
-    """Print what a bound model says of itself: version, bits, slots, what stayed in clear and why."""
+    """Print what a bound model or a record says of itself: bits, slots, what stayed in clear and why; root, parts."""
     import unclone
 
+    if is_record(model):
+        _inspect_record(model, as_json=as_json)
+        return
     header = unclone.inspect(model)
     rows = [
         ("format", f"{header.format}, bound model version {header.version}"),
@@ -98,6 +103,14 @@ def inspect(
     lines += [f"  {tensor.name}  {tensor.dtype}{list(tensor.shape)}: {tensor.reason}" for tensor in header.clear]
     lines.append("Not verified: that takes the device (unclone restore).")
     emit(header_json(header), as_json=as_json, text="\n".join(lines))
+
+
+def _inspect_record(path: Path, *, as_json: bool) -> None:
+    record = load_recipient(path)
+    if isinstance(record, Device):
+        emit(device_json(record), as_json=as_json, text=describe_device(path, record))
+    else:
+        emit(machine_json(record), as_json=as_json, text=table(machine_rows(record)))
 
 
 def restore(

@@ -26,7 +26,7 @@ from unclone.model.choosing import check_dial, choose_blocks, selection_of, word
 from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch, worker_count
 from unclone.model.reading import read_into
 from unclone.patterns import finite_pattern
-from unclone.records import Device, Header, MaskedTensor
+from unclone.records import Header, MaskedTensor, Recipient
 from unclone.selection import Positions
 
 __all__ = ["bind"]
@@ -34,7 +34,7 @@ __all__ = ["bind"]
 
 def bind(
     path: str | os.PathLike[str],
-    to: Device | Iterable[Device],
+    to: Recipient | Iterable[Recipient],
     output: str | os.PathLike[str],
     *,
     bits: str = "finite",
@@ -52,7 +52,7 @@ def bind(
 
     Args:
         path: an ordinary model, of a format that ``unclone.formats`` knows; never altered.
-        to: device record or records. No PUF and no secret of a device is needed.
+        to: record or records of devices or machines. No PUF and no secret of a device is needed.
         output: where the bound model goes; a valid file of the same format.
         bits: ``"finite"`` keeps every masked float finite, ``"all"`` masks every bit.
         cipher: ``"aes-256-gcm"``, ``"chacha20-poly1305"``, or ``"auto"``: the faster one on this processor.
@@ -75,7 +75,7 @@ def bind(
         OutputError: ``output`` exists or cannot be written.
     """
     source, target = Path(path), Path(output)
-    devices = [to] if isinstance(to, Device) else list(to)
+    devices = list(to) if isinstance(to, Iterable) else [to]
     _check_options(devices, bits, cipher)
     check_dial(share, select, saliency)
     check_output(target, force=force)
@@ -110,7 +110,7 @@ def bind(
         return writer.run(threads, progress)
 
 
-def _check_options(devices: Sequence[Device], bits: str, cipher: str) -> None:
+def _check_options(devices: Sequence[Recipient], bits: str, cipher: str) -> None:
     if not devices:
         raise ParameterError("bind needs at least one device record")
     if len({device.public_key for device in devices}) != len(devices):
