@@ -1,14 +1,12 @@
 """GGUF: key-value metadata, tensor infos, aligned tensors (spec/carriers.md, section 4; ggml's docs/gguf.md).
 
-Every tensor is masked. In block types, ``finite`` masks codes, sub-scales and minima whole, and of a block's
-half-precision scale the sign (where any is negative), the mantissa and the low exponent bits that leave it within a
-factor of about two of the tensor's largest: a clone gets wrong numbers, not infinities.
+Every tensor is masked; which bits of a block, ``gguf_blocks`` says.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -27,6 +25,7 @@ from unclone.formats.base import (
     Piece,
     Weight,
 )
+from unclone.formats.gguf_blocks import block_pattern
 from unclone.formats.gguf_parse import MAGIC, STRING, GgufTensor, Parsed, Reader, parse
 from unclone.records import ClearTensor
 
@@ -57,7 +56,7 @@ class Gguf:
             parsed = parse(reader)
             if parsed.header is not None:
                 raise AlreadyBoundError(f"{path} is bound already; bind the ordinary model instead")
-            return GgufDraft(path, parsed, [_pattern(reader, tensor) for tensor in parsed.tensors])
+            return GgufDraft(path, parsed, [block_pattern(t.kind, _blocks(reader, t)) for t in parsed.tensors])
 
     def layout(self, path: Path) -> Layout:
         """Find the header and every tensor.
@@ -119,37 +118,10 @@ class GgufDraft:
         """Nothing depends on the masked bytes."""
 
 
-def _pattern(reader: Reader, tensor: GgufTensor) -> bytes | None:
-    """The ``finite`` pattern of a block type, one block long."""
+def _blocks(reader: Reader, tensor: GgufTensor) -> Iterator[NDArray[np.uint8]]:
+    """A tensor's blocks, some at a time."""
     kind, region = tensor.kind, tensor.region
-    if not kind.scales:
-        return None
-    pattern = np.full(kind.nbytes, 0xFF, dtype=np.uint8)
-    step = _SCAN - _SCAN % kind.nbytes
-    tops, negative = [0] * len(kind.scales), [False] * len(kind.scales)
+    step = max(_SCAN - _SCAN % kind.nbytes, kind.nbytes)
     for done in range(0, region.nbytes, step):
         data = reader.read(region.offset + done, min(step, region.nbytes - done))
-        blocks = np.frombuffer(data, dtype=np.uint8).reshape(-1, kind.nbytes)
-        for number, place in enumerate(kind.scales):
-            words = np.ascontiguousarray(blocks[:, place : place + 2]).view("<u2")[:, 0]
-            tops[number] = max(tops[number], _top_exponent(words))
-            negative[number] = negative[number] or bool((words >> 15).any())
-    for number, place in enumerate(kind.scales):
-        word = _scale_mask(tops[number], negative=negative[number])
-        pattern[place : place + 2] = np.frombuffer(word.to_bytes(2, "little"), dtype=np.uint8)
-    return pattern.tobytes()
-
-
-def _top_exponent(words: NDArray[np.uint16]) -> int:
-    """The largest exponent field of a finite half-precision number."""
-    exponents = (words >> 10) & 31
-    finite = exponents[exponents < 31]
-    return int(finite.max()) if finite.size else 0
-
-
-def _scale_mask(top: int, *, negative: bool) -> int:
-    """Mantissa, the low exponent bits that keep a scale within about twice the largest, and the sign if any has one."""
-    bits = 0
-    while bits < 5 and top | ((2 << bits) - 1) <= min(top + 1, 30):
-        bits += 1
-    return (1 << (10 + bits)) - 1 | (0x8000 if negative else 0)
+        yield np.frombuffer(data, dtype=np.uint8).reshape(-1, kind.nbytes)

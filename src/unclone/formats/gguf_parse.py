@@ -11,8 +11,9 @@ from typing import Final
 
 from unclone.errors import FormatError, UnsupportedError
 from unclone.formats.base import HEADER_LIMIT, METADATA_KEY, Region
+from unclone.formats.gguf_blocks import TYPES, UNBOUND, BlockType
 
-__all__ = ["MAGIC", "STRING", "TYPES", "BlockType", "GgufTensor", "Parsed", "Reader", "parse"]
+__all__ = ["MAGIC", "STRING", "GgufTensor", "Parsed", "Reader", "parse"]
 
 MAGIC: Final = b"GGUF"
 _VERSIONS: Final = (2, 3)
@@ -25,46 +26,6 @@ _KEY_LIMIT: Final = 65_535
 _NAME_LIMIT: Final = 4096
 _DIMENSIONS: Final = 8
 _WINDOW: Final = 1 << 18
-
-
-@dataclass(frozen=True, slots=True)
-class BlockType:
-    """A tensor type: ``nbytes`` bytes hold ``elements`` elements; half-precision scales start at ``scales``."""
-
-    name: str
-    elements: int
-    nbytes: int
-    scales: tuple[int, ...] = ()
-
-
-TYPES: Final = {
-    0: BlockType("float32", 1, 4),
-    1: BlockType("float16", 1, 2),
-    2: BlockType("q4_0", 32, 18, (0,)),
-    3: BlockType("q4_1", 32, 20, (0, 2)),
-    6: BlockType("q5_0", 32, 22, (0,)),
-    7: BlockType("q5_1", 32, 24, (0, 2)),
-    8: BlockType("q8_0", 32, 34, (0,)),
-    10: BlockType("q2_k", 256, 84, (80, 82)),
-    11: BlockType("q3_k", 256, 110, (108,)),
-    12: BlockType("q4_k", 256, 144, (0, 2)),
-    13: BlockType("q5_k", 256, 176, (0, 2)),
-    14: BlockType("q6_k", 256, 210, (208,)),
-    20: BlockType("iq4_nl", 32, 18, (0,)),
-    23: BlockType("iq4_xs", 256, 136, (0,)),
-    24: BlockType("int8", 1, 1),
-    25: BlockType("int16", 1, 2),
-    26: BlockType("int32", 1, 4),
-    27: BlockType("int64", 1, 8),
-    28: BlockType("float64", 1, 8),
-    30: BlockType("bfloat16", 1, 2),
-}
-"""ggml_type -> layout of its blocks (ggml-common.h)."""
-
-_UNBOUND: Final = {
-    9: "q8_1", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s", 21: "iq3_s", 22: "iq2_s",
-    29: "iq1_m", 34: "tq1_0", 35: "tq2_0", 39: "mxfp4", 40: "nvfp4", 41: "q1_0",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +199,7 @@ def _info(reader: Reader) -> tuple[str, tuple[int, ...], BlockType, int, int]:
     number = reader.number(4)
     kind = TYPES.get(number)
     if kind is None:
-        label = _UNBOUND.get(number, f"number {number}")
+        label = UNBOUND.get(number, f"number {number}")
         raise UnsupportedError(
             f"{reader.path}: tensor {name[:80]!r} is of type {label}, which this release does not bind"
         )
