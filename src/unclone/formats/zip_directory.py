@@ -161,13 +161,9 @@ class Archive:
     def _find_end(self) -> int:
         length = min(self.size, END.size + _COMMENT_LIMIT)
         tail = self._read(self.size - length, length)
-        at = tail.rfind(END_MAGIC)
-        while at >= 0:
-            if at + END.size <= length:
-                comment = END.unpack_from(tail, at)[-1]
-                if at + END.size + comment == length:
-                    return self.size - length + at
-            at = tail.rfind(END_MAGIC, 0, at)
+        at = tail.rfind(END_MAGIC)  # the last one alone: readers disagree about a comment that holds another
+        if 0 <= at <= length - END.size and at + END.size + END.unpack_from(tail, at)[-1] == length:
+            return self.size - length + at
         raise self.bad("the zip archive is truncated or damaged: it has no end record")
 
     def _end_records(self, end: int) -> tuple[int, int, int]:
