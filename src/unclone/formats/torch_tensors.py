@@ -210,12 +210,9 @@ def _of_container(
 
 
 def _of_call(call: Call, path: _Path, role: str, found: Checkpoint, label: str) -> Iterator[_Child]:
-    function, args = call.function.rpartition(".")[2].removeprefix("_rebuild_"), call.args
+    function, args, state = call.function.rpartition(".")[2].removeprefix("_rebuild_"), call.args, None
     if function == "from_type_v2":
-        function, args = _plain_type(args, call, label)
-        yield args[1], path / "__dict__", role
-        args = args[0]
-    yield call.state, path / "__dict__", role
+        function, args, state = _plain_type(args, call, label)
     if function in ("tensor", "tensor_v2", "tensor_v3", "qtensor"):
         found.tensors.append(_tensor(function, args, path, role, label))
     if function == "qtensor":
@@ -226,25 +223,26 @@ def _of_call(call: Call, path: _Path, role: str, found: Checkpoint, label: str) 
         yield args[0], path, role
         for part, item in zip(("sizes", "strides", "offsets"), args[1:], strict=True):
             yield item, path / part, "shape of a nested tensor"
-    elif function in ("parameter", "parameter_with_state", "device_tensor_from_cpu_tensor") and args:
+    elif function in ("parameter", "parameter_with_state", "device_tensor_from_cpu_tensor", "set") and args:
         yield args[0], path, role
         if function == "parameter_with_state" and len(args) == 4:
             yield args[3], path / "__dict__", role
-    elif function == "encode" and args and isinstance(args[0], str):
-        if len(args[0]) > _FEW_BYTES:
-            found.texts.append((path.name(label), len(args[0])))
-    elif function in ("set", "bytearray", "complex", "Size", "device", "_get_layout"):
+    elif function == "encode" and args and isinstance(args[0], str) and len(args[0]) > _FEW_BYTES:
+        found.texts.append((path.name(label), len(args[0])))
+    elif function in ("bytearray", "complex", "Size", "device", "_get_layout"):
         yield args, path, role
+    yield state, path / "__dict__", role
+    yield call.state, path / "__dict__", role
 
 
-def _plain_type(args: tuple[Any, ...], call: Call, label: str) -> tuple[str, tuple[Any, Any]]:
-    """Function, (arguments, state) of a tensor with attributes of its own."""
+def _plain_type(args: tuple[Any, ...], call: Call, label: str) -> tuple[str, tuple[Any, ...], Any]:
+    """Function, arguments and state of a tensor with attributes of its own."""
     if len(args) == 4 and isinstance(args[0], Global) and isinstance(args[1], Global) and isinstance(args[2], tuple):
         if args[1].name not in ("torch.Tensor", "torch._tensor.Tensor", "torch.nn.parameter.Parameter"):
             raise UnsupportedError(f"{label}: a tensor of the class {args[1].name[:80]!r} is not understood")
         function = args[0].name.rpartition(".")[2].removeprefix("_rebuild_")
         if args[0].name.startswith("torch._utils._rebuild_"):
-            return function, (args[2], args[3])
+            return function, args[2], args[3]
     raise FormatError(f"{label}: malformed call of {call.function}")
 
 
