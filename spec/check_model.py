@@ -226,7 +226,7 @@ def parse_header(text: bytes) -> dict[str, Any]:
         entry["pattern"] = _hex(entry["pattern"], 1, 256)
         entry["tags"] = _base64(entry["tags"])
         chunks = -(-entry["nbytes"] // chunk_length(header["chunk"], entry["pattern"]))
-        need(len(entry["tags"]) == 16 * chunks, "a tag for every chunk")
+        need(len(entry["tags"]) == (32 if header["selection"]["block"] else 16) * chunks, "a tag for every chunk")
     for entry in header["clear"]:
         _members(entry, "name dtype shape reason")
         _tensor_fields(entry)
@@ -341,9 +341,12 @@ def unmask(header: dict[str, Any], keys: dict[str, bytes], bitmap: bytes, index:
         piece = bytes(itertools.compress(chunk, sealed))
         clear = bytes(itertools.compress(chunk, (not inside for inside in sealed)))
         nonce = index.to_bytes(4, "big") + number.to_bytes(8, "big")
-        tag = entry["tags"][16 * number : 16 * number + 16]
+        width = 32 if header["selection"]["block"] else 16
+        tags = entry["tags"][width * number : width * number + width]
         try:
-            opened = aead.decrypt(nonce, piece + tag, clear)
+            opened = aead.decrypt(nonce, piece + tags[:16], b"")
+            if tags[16:]:
+                aead.decrypt((index + 2**31).to_bytes(4, "big") + nonce[4:], tags[16:], clear)
         except InvalidTag:
             raise Finding("TensorTamperedError", f"chunk {number}", entry["name"]) from None
         stream = keystream(cipher, key, nonce, len(piece))

@@ -24,16 +24,16 @@ SHAPES = st.lists(st.integers(0, 2**53 - 1), max_size=5).map(tuple)
 @st.composite
 def headers(draw: st.DrawFn) -> Header:
     chunk = draw(st.integers(1, 256)) << 16
+    block = draw(st.sampled_from([0, 4096, 65536]))
     names = iter(draw(st.lists(TEXT, min_size=7, max_size=7, unique=True)))
     tensors, plan = [], []
     for _ in range(draw(st.integers(1, 4))):
         pattern, nbytes = draw(st.binary(min_size=1, max_size=256)), draw(st.integers(0, 300_000))
-        count = 16 * -(-nbytes // chunk_length(chunk, pattern))
+        count = (32 if block else 16) * -(-nbytes // chunk_length(chunk, pattern))
         tags = draw(st.binary(min_size=count, max_size=count))
         plan.append((nbytes, pattern))
         tensors.append(MaskedTensor(next(names), draw(TEXT), draw(SHAPES), nbytes, pattern, tags))
     clear = [ClearTensor(next(names), draw(TEXT), draw(SHAPES), draw(TEXT)) for _ in range(draw(st.integers(0, 3)))]
-    block = draw(st.sampled_from([0, 4096, 65536]))
     sizes = [(nbytes, chunk_length(chunk, pattern)) for nbytes, pattern in plan]
     blocks = sum(-(-min(step, n - at) // block) for n, step in sizes for at in range(0, n, step)) if block else 0
     positions = draw(st.binary(min_size=(n := -(-blocks // 8) + 16 if block else 0), max_size=n))

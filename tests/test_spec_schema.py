@@ -107,7 +107,7 @@ def _beyond_schema(value: dict[str, Any]) -> bool:
             tags = canonical.b64decode(entry["tags"])
         except CanonicalError:
             return True
-        if len(tags) != 16 * -(-entry["nbytes"] // step):
+        if len(tags) != (32 if value["selection"]["block"] else 16) * -(-entry["nbytes"] // step):
             return True
     block = value["selection"]["block"]
     if not block:

@@ -21,6 +21,7 @@ __all__ = [
     "SELECTS",
     "VERSION",
     "blocks_of",
+    "chunk_tag_bytes",
     "encode_header",
     "mac_input",
     "parse_header",
@@ -162,6 +163,7 @@ def _header(members: _Members) -> Header:
     chunk = members.integer("chunk", _CHUNK_UNIT, _CHUNK_LIMIT)
     if chunk % _CHUNK_UNIT:
         raise CanonicalError(f"chunk is not a multiple of {_CHUNK_UNIT}")
+    selection = _selection(members.take("selection", dict), chunk)
     header = Header(
         version=version,
         file_id=members.hexadecimal("file_id", FILE_ID_BYTES, FILE_ID_BYTES),
@@ -169,8 +171,8 @@ def _header(members: _Members) -> Header:
         cipher=members.choice("cipher", CIPHERS),
         bits=members.choice("bits", BITS),
         chunk=chunk,
-        selection=_selection(members.take("selection", dict), chunk),
-        tensors=tuple(_tensor(item, chunk) for item in members.take("tensors", list)),
+        selection=selection,
+        tensors=tuple(_tensor(item, chunk, chunk_tag_bytes(selection)) for item in members.take("tensors", list)),
         clear=tuple(_clear(item) for item in members.take("clear", list)),
         slots=tuple(_slot(item) for item in members.take("slots", list)),
         mac=members.hexadecimal("mac", MAC_BYTES, MAC_BYTES),
@@ -191,6 +193,11 @@ def sealed_positions_length(header: Header) -> int:
     if not header.selection.block:
         return 0
     return math.ceil(sum(blocks_of(tensor, header) for tensor in header.tensors) / 8) + TAG_BYTES
+
+
+def chunk_tag_bytes(selection: Selection) -> int:
+    """Bytes of tags for a chunk: where blocks are masked, a second one for those that are not."""
+    return 2 * TAG_BYTES if selection.block else TAG_BYTES
 
 
 def blocks_of(tensor: MaskedTensor, header: Header) -> int:
@@ -216,7 +223,7 @@ def _selection(value: Any, chunk: int) -> Selection:
     return selection
 
 
-def _tensor(value: Any, chunk: int) -> MaskedTensor:
+def _tensor(value: Any, chunk: int, tag_bytes: int) -> MaskedTensor:
     members = _Members(value, "tensor")
     tensor = MaskedTensor(
         name=members.take("name", str),
@@ -227,7 +234,7 @@ def _tensor(value: Any, chunk: int) -> MaskedTensor:
         tags=canonical.b64decode(members.take("tags", str)),
     )
     members.finish()
-    if len(tensor.tags) != TAG_BYTES * math.ceil(tensor.nbytes / chunk_length(chunk, tensor.pattern)):
+    if len(tensor.tags) != tag_bytes * math.ceil(tensor.nbytes / chunk_length(chunk, tensor.pattern)):
         raise CanonicalError(f"tensor {tensor.name[:60]!r} has the wrong number of tags")
     return tensor
 

@@ -2,12 +2,13 @@
 
 A masked chunk is an AEAD ciphertext whose keystream is applied only where the pattern has a bit set:
 ``masked = true XOR (keystream AND pattern)``, with the AEAD's own tag over ``masked``. With a pattern of all ones it
-is the AEAD, to the bit. Of a chunk that is masked in part, the other bytes are associated data. Keystreams are bound
-to (content key, file id, tensor, chunk) and never repeat.
+is the AEAD, to the bit. Of a chunk that is masked in part, the other bytes have a tag of their own. Keystreams are
+bound to (content key, file id, tensor, chunk) and never repeat.
 """
 
 from __future__ import annotations
 
+import hmac
 import secrets
 import threading
 import time
@@ -37,6 +38,7 @@ __all__ = [
 
 CHUNK: Final = 1 << 20
 TAG_BYTES: Final = 16
+_CLEAR: Final = 1 << 31  # in the nonce: the tag of a chunk's clear bytes
 ALL_BITS: Final = b"\xff"
 CIPHERS: Final = ("aes-256-gcm", "chacha20-poly1305")
 
@@ -112,7 +114,7 @@ class ChunkCipher:
         self._local = threading.local()
 
     def mask(self, tensor: int, chunk: int, pattern: Tile | None, data: Buffer, spans: Spans | None = None) -> bytes:
-        """Mask ``data`` in place and return its tag, 16 bytes.
+        """Mask ``data`` in place and return its tag, 16 bytes, or 32 with ``spans``: for the masked part and the rest.
 
         Args:
             tensor: index of the tensor in the header.
@@ -123,12 +125,11 @@ class ChunkCipher:
         """
         nonce = _nonce(tensor, chunk)
         if spans is None:
-            return self._mask(nonce, pattern, data, [])
+            return self._mask(nonce, pattern, data)
         part = gather(data, spans)
-        clear = [data[start:stop] for start, stop in _outside(data.size, spans)]
-        tag = self._mask(nonce, pattern.within(spans) if pattern and spans else None, part, clear)
+        tag = self._mask(nonce, pattern.within(spans) if pattern and spans else None, part)
         scatter(part, spans, data)
-        return tag
+        return tag + self._clear_tag(tensor, chunk, data, spans)
 
     def unmask(
         self,
@@ -139,43 +140,50 @@ class ChunkCipher:
         out: Buffer,
         tag: bytes,
         spans: Spans | None = None,
+        *,
+        verify_clear: bool = True,
     ) -> bool:
         """Verify ``masked`` against ``tag`` and unmask it into ``out``; ``False`` on a mismatch, with ``out`` zeroed.
 
-        With ``spans``, ``out`` holds the bytes of ``masked`` already, or is the same memory.
+        With ``spans``, ``out`` holds the bytes of ``masked`` already, or is the same memory; the bytes outside the
+        spans are not read without ``verify_clear``.
         """
         nonce = _nonce(tensor, chunk)
         if spans is None:
-            return self._unmask(nonce, pattern, masked, out, tag, [])
+            return self._unmask(nonce, pattern, masked, out, tag)
         part = gather(masked, spans)
-        clear = [masked[start:stop] for start, stop in _outside(masked.size, spans)]
         opened = np.empty_like(part)
-        if not self._unmask(nonce, pattern.within(spans) if pattern and spans else None, part, opened, tag, clear):
+        tile = pattern.within(spans) if pattern and spans else None
+        whole = not verify_clear or hmac.compare_digest(self._clear_tag(tensor, chunk, masked, spans), tag[TAG_BYTES:])
+        if not whole or not self._unmask(nonce, tile, part, opened, tag[:TAG_BYTES]):
             out[:] = 0
             return False
         scatter(opened, spans, out)
         return True
 
+    def _clear_tag(self, tensor: int, chunk: int, data: Buffer, spans: Spans) -> bytes:
+        """The tag of the bytes outside ``spans``: associated data of an empty message."""
+        clear = [data[start:stop] for start, stop in _outside(data.size, spans)]
+        return self._seal(_nonce(tensor | _CLEAR, chunk), np.empty(0, dtype=np.uint8), clear)
+
     def keystream(self, tensor: int, chunk: int, nbytes: int) -> Buffer:
         """The bytes that the cipher XORs to a chunk."""
         return self._stream_into(_nonce(tensor, chunk), np.empty(nbytes, dtype=np.uint8))
 
-    def _mask(self, nonce: bytes, pattern: Tile | None, data: Buffer, clear: list[Buffer]) -> bytes:
+    def _mask(self, nonce: bytes, pattern: Tile | None, data: Buffer) -> bytes:
         if pattern is not None:
             # Whiten the bits that stay clear, so that the keystream turns them back into themselves.
             whitening = self._stream_into(nonce, self._scratch(data.size))
             np.bitwise_xor(data, whitening, out=data)
             pattern.keep(whitening)
             np.bitwise_xor(data, whitening, out=data)
-        return self._seal(nonce, data, clear)
+        return self._seal(nonce, data, [])
 
-    def _unmask(
-        self, nonce: bytes, pattern: Tile | None, masked: Buffer, out: Buffer, tag: bytes, clear: list[Buffer]
-    ) -> bool:
+    def _unmask(self, nonce: bytes, pattern: Tile | None, masked: Buffer, out: Buffer, tag: bytes) -> bool:
         if pattern is not None and np.may_share_memory(masked, out):
             masked = self._scratch(out.size)
             masked[:] = out
-        if not self._open(nonce, masked, tag, out, clear):
+        if not self._open(nonce, masked, tag, out):
             out[:] = 0
             return False
         if pattern is not None:
@@ -188,11 +196,11 @@ class ChunkCipher:
     def _stream_into(self, nonce: bytes, out: Buffer) -> Buffer:
         """The keystream without the cost of a tag: the AEADs' own counter modes, from the block after the tag's."""
         if self._aes:  # SP 800-38D, section 7.1
-            stream = Cipher(algorithms.AES(self._key), modes.CTR(nonce + (2).to_bytes(4, "big")))
+            encryptor = Cipher(algorithms.AES(self._key), modes.CTR(nonce + (2).to_bytes(4, "big"))).encryptor()
         else:  # RFC 8439, section 2.8
-            stream = Cipher(algorithms.ChaCha20(self._key, (1).to_bytes(4, "little") + nonce), None)
+            encryptor = Cipher(algorithms.ChaCha20(self._key, (1).to_bytes(4, "little") + nonce), None).encryptor()
         out[:] = 0
-        stream.encryptor().update_into(out.data, out.data)
+        encryptor.update_into(out.data, out.data)
         return out
 
     def _seal(self, nonce: bytes, data: Buffer, clear: list[Buffer]) -> bytes:
@@ -207,16 +215,14 @@ class ChunkCipher:
         data[:] = np.frombuffer(sealed, dtype=np.uint8, count=data.size)
         return sealed[data.size :]
 
-    def _open(self, nonce: bytes, masked: Buffer, tag: bytes, out: Buffer, clear: list[Buffer]) -> bool:
+    def _open(self, nonce: bytes, masked: Buffer, tag: bytes, out: Buffer) -> bool:
         try:
             if self._aes:
                 decryptor = Cipher(algorithms.AES(self._key), modes.GCM(nonce, tag)).decryptor()
-                for part in clear:
-                    decryptor.authenticate_additional_data(part.data)
                 decryptor.update_into(masked.data, out.data)
                 decryptor.finalize()
             else:
-                opened = ChaCha20Poly1305(self._key).decrypt(nonce, masked.tobytes() + tag, _joined(clear))
+                opened = ChaCha20Poly1305(self._key).decrypt(nonce, masked.tobytes() + tag, None)
                 out[:] = np.frombuffer(opened, dtype=np.uint8)
         except InvalidTag:
             return False

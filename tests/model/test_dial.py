@@ -160,3 +160,46 @@ def test_what_is_refused(model: tuple[Path, Any], device: Device, tmp_path: Path
     with pytest.raises(ParameterError):
         unclone.bind(model[0], device, tmp_path / "b.safetensors", **options)
     assert not list(tmp_path.iterdir())
+
+
+def test_verifying_what_is_masked_alone(
+    model: tuple[Path, dict[str, np.ndarray[Any, Any]]], device: Device, key: DeviceKey, tmp_path: Path
+) -> None:
+    bound = bind(model[0], device, tmp_path, "first-layers", 0.3, bits="all")
+    restored = unclone.restore(bound, key, verify="masked")
+    for name, value in model[1].items():
+        assert restored[name].data.tobytes() == value.tobytes()
+    del restored
+    layout, _ = read_bound(bound)
+    data = bytearray(bound.read_bytes())
+    data[layout.regions["c"].offset] ^= 1  # the last tensor of the file, in clear
+    bound.write_bytes(data)
+    with pytest.raises(TensorTamperedError, match="c"):
+        unclone.restore(bound, key)
+    assert unclone.restore(bound, key, verify="masked")["a"].data.tobytes() == model[1]["a"].tobytes()
+    data[layout.regions["d"].offset] ^= 1
+    bound.write_bytes(data)
+    with pytest.raises(TensorTamperedError, match="d"):
+        unclone.restore(bound, key, verify="masked")
+
+
+@pytest.mark.parametrize("options", [{"copy": True}, {"lock": True}])
+def test_verifying_in_part_is_for_mappings(
+    model: tuple[Path, Any], device: Device, key: DeviceKey, tmp_path: Path, options: dict[str, bool]
+) -> None:
+    bound = bind(model[0], device, tmp_path, "blocks", 0.3)
+    with pytest.raises(ParameterError, match="mapping"):
+        unclone.restore(bound, key, verify="masked", **options)
+    with pytest.raises(ParameterError, match="mapping"):
+        unclone.restore(bind(model[0], device, tmp_path, "random", 0.3), key, verify="masked")
+    with pytest.raises(ParameterError, match="verify"):
+        unclone.restore(bound, key, verify="none")
+
+
+def test_locked_memory(model: tuple[Path, Any], device: Device, key: DeviceKey, tmp_path: Path) -> None:
+    bound = bind(model[0], device, tmp_path, "blocks", 0.3)
+    with unclone.restore(bound, key, lock=True) as restored:
+        locked = int(next(x for x in Path("/proc/self/status").read_text().splitlines() if "VmLck" in x).split()[1])
+        assert locked * 1024 >= restored.nbytes
+        assert restored["a"].data.tobytes() == model[1]["a"].tobytes()
+    assert not restored["a"].data.any()

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from unclone.errors import FormatError, NoWeightsError, OutputError, ParameterError
 from unclone.files import atomic_output, check_output
 from unclone.formats import Copy, Draft, HeaderPiece, Literal, Masked, Output, Weight, detect
-from unclone.header import BITS, FILE_ID_BYTES, MAC_BYTES, VERSION, encode_header, mac_input
+from unclone.header import BITS, FILE_ID_BYTES, MAC_BYTES, VERSION, chunk_tag_bytes, encode_header, mac_input
 from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new_content_key, seal_positions, seal_slot
-from unclone.mask import ALL_BITS, CHUNK, CIPHERS, TAG_BYTES, ChunkCipher, chunk_length, faster_cipher
+from unclone.mask import ALL_BITS, CHUNK, CIPHERS, ChunkCipher, chunk_length, faster_cipher
 from unclone.model.carrier import Hole, carrier_digest
 from unclone.model.choosing import check_dial, choose_blocks, selection_of, word_pattern
 from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch, worker_count
@@ -171,7 +171,7 @@ def _unmasked_entry(weight: Weight, header: Header, reader: _Reader) -> MaskedTe
         pattern = weight.pattern or finite_pattern(weight.dtype, reader.pieces(weight, CHUNK))
     if header.selection.select == "random":
         pattern = word_pattern(pattern, weight.dtype)
-    tags = bytes(TAG_BYTES * math.ceil(weight.nbytes / chunk_length(CHUNK, pattern)))
+    tags = bytes(chunk_tag_bytes(header.selection) * math.ceil(weight.nbytes / chunk_length(CHUNK, pattern)))
     return MaskedTensor(weight.name, weight.dtype, weight.shape, weight.nbytes, pattern, tags)
 
 
@@ -244,7 +244,7 @@ class _Writer:
             self._reader.read(self._draft.weights[chunk.tensor], chunk.offset, block)
             tile, spans = self._positions.of(chunk.tensor, chunk.index, chunk.nbytes)
             tag = self._cipher.mask(chunk.tensor, chunk.index, tile, block, spans)
-            self._tags[chunk.tensor][chunk.index * TAG_BYTES : (chunk.index + 1) * TAG_BYTES] = tag
+            self._tags[chunk.tensor][chunk.index * len(tag) : (chunk.index + 1) * len(tag)] = tag
             place = self._places[chunk.tensor]
             write_at(self._streams[place.file].fileno(), block.data, place.offset + chunk.offset)
 

@@ -16,7 +16,7 @@ from unclone.model.carrier import Carrier, layout_holes, masked_regions, read_ca
 from unclone.model.parallel import Progress
 from unclone.model.reading import Files
 from unclone.model.restored import RestoredModel
-from unclone.model.restoring import Restorer
+from unclone.model.restoring import Options, Restorer
 from unclone.records import DeviceKey, Header
 
 __all__ = ["BoundModel", "open_bound", "read_bound", "restore"]
@@ -66,11 +66,12 @@ class BoundModel:
         *,
         copy: bool | None = None,
         lock: bool = False,
+        verify: str = "all",
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> RestoredModel:
         """Restore tensors; arguments and errors as of ``unclone.restore``."""
-        return self.restorer.run(tensors, copy=copy, lock=lock, threads=threads, progress=progress)
+        return self.restorer.run(tensors, Options(copy, lock, verify, threads, progress))
 
     def close(self) -> None:
         """Close the files and forget the content key."""
@@ -121,6 +122,7 @@ def restore(
     tensors: Iterable[str] | None = None,
     copy: bool | None = None,
     lock: bool = False,
+    verify: str = "all",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> RestoredModel:
@@ -135,8 +137,10 @@ def restore(
         tensors: names to restore; all by default. Those left out are neither read nor verified.
         copy: ``True``: the tensors in a private buffer. ``False``: on a private mapping of the file, where only pages
             with masked blocks are copied; the file must then stay as it is while the tensors live. By default, a
-            mapping for a model of which blocks are masked (``share`` below 1), a buffer for others.
+            mapping for a model of which at most 5 % are masked in blocks, a buffer for others.
         lock: keep the restored weights out of swap.
+        verify: ``"all"``, or for such a mapping ``"masked"``: the weights in clear are not read, hence not verified:
+            whoever can write to the file can change them unnoticed, as in any ordinary model file.
         threads: one for each processor by default.
         progress: called with (bytes done, bytes in all).
 
@@ -146,11 +150,11 @@ def restore(
         SlotError: no slot for this device.
         HeaderTamperedError: the header or the file beside the weights was altered.
         TensorTamperedError: a tensor was altered; it is named.
-        ParameterError: ``tensors`` names one that is not there.
+        ParameterError: ``tensors`` names one that is not there, or the options contradict each other.
         ResourceError: ``lock``, and the system's limit on locked memory is too low.
     """
     with open_bound(path, key) as bound:
-        return bound.restore(tensors, copy=copy, lock=lock, threads=threads, progress=progress)
+        return bound.restore(tensors, copy=copy, lock=lock, verify=verify, threads=threads, progress=progress)
 
 
 def read_bound(path: Path) -> tuple[Layout, Header]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -13,8 +14,9 @@ from numpy.typing import NDArray
 from unclone.errors import ParameterError, TensorTamperedError
 from unclone.formats import Layout, Region
 from unclone.hardening import lock_memory
+from unclone.header import chunk_tag_bytes
 from unclone.keys import ContentKeys
-from unclone.mask import TAG_BYTES, ChunkCipher
+from unclone.mask import ChunkCipher
 from unclone.model.carrier import Carrier
 from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch
 from unclone.model.reading import Files, populate, read_into
@@ -22,12 +24,29 @@ from unclone.model.restored import RestoredModel, RestoredTensor
 from unclone.records import Header
 from unclone.selection import Positions
 
-__all__ = ["Restorer", "Views"]
+__all__ = ["Options", "Restorer", "Views"]
 
 _ALIGN: Final = 64
+_MAPPED_SHARE_PPM: Final = 50_000
+"""Above, copying pages one by one on a mapping costs more than one copy of everything."""
 
 Views = dict[str, NDArray[np.uint8]]
 """Where each tensor goes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to restore; see ``unclone.restore``."""
+
+    copy: bool | None = None
+    lock: bool = False
+    verify: str = "all"
+    threads: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.verify not in ("all", "masked"):
+            raise ParameterError(f"verify is 'all' or 'masked', not {self.verify!r}")
 
 
 class Restorer:
@@ -47,31 +66,33 @@ class Restorer:
         self._masked = {tensor.name: number for number, tensor in enumerate(header.tensors)}
         self._local = threading.local()
 
-    def run(
-        self,
-        wanted: Iterable[str] | None,
-        *,
-        copy: bool | None,
-        lock: bool,
-        threads: int | None,
-        progress: Progress | None,
-    ) -> RestoredModel:
+    def run(self, wanted: Iterable[str] | None, options: Options) -> RestoredModel:
         """Restore into fresh memory; see ``unclone.restore``."""
         regions = self._wanted(wanted)
-        if copy is None:
-            copy = lock or not (self._positions.partial and self._header.selection.block)
-        maps = None if copy else [self._files.private(file) for file in range(len(self._layout.files))]
-        if maps is not None and all(mapping is not None for mapping in maps):
-            return self._on_mappings(regions, maps, threads, progress)
+        if not self._copied(options):
+            maps = [self._files.private(file) for file in range(len(self._layout.files))]
+            mapped = [mapping for mapping in maps if mapping is not None]
+            if len(mapped) == len(maps):
+                return self._on_mappings(regions, mapped, options.verify == "all", options.threads, options.progress)
         buffer, views = _allocate(regions)
-        if lock:
+        if options.lock:
             lock_memory(buffer)
         try:
-            self.fill(regions, views, threads, progress)
+            self.fill(regions, views, options.threads, options.progress)
         except BaseException:
             buffer[:] = 0
             raise
         return self._model(regions, views, [buffer])
+
+    def _copied(self, options: Options) -> bool:
+        selection = self._header.selection
+        if options.verify == "masked" and (options.copy or options.lock or not selection.block):
+            raise ParameterError(
+                "verify='masked' is for a mapping of a model of which blocks are masked, not for a copy"
+            )
+        if options.copy is not None or options.lock or options.verify == "masked":
+            return options.lock or bool(options.copy)
+        return not selection.block or selection.share_ppm > _MAPPED_SHARE_PPM
 
     def fill(self, regions: Sequence[Region], views: Views, threads: int | None, progress: Progress | None) -> None:
         """Restore ``regions`` into ``views``, which a caller overwrites if this raises."""
@@ -97,8 +118,7 @@ class Restorer:
         tile, spans = self._positions.of(chunk.tensor, chunk.index, chunk.nbytes)
         if spans is not None:
             out[:] = masked
-        tag = tensor.tags[chunk.index * TAG_BYTES : (chunk.index + 1) * TAG_BYTES]
-        if not self._cipher.unmask(chunk.tensor, chunk.index, tile, masked, out, tag, spans):
+        if not self._cipher.unmask(chunk.tensor, chunk.index, tile, masked, out, self._tag(chunk), spans):
             raise TensorTamperedError(tensor.name)
 
     def _scratch(self) -> NDArray[np.uint8]:
@@ -110,28 +130,31 @@ class Restorer:
     def _on_mappings(
         self,
         regions: Sequence[Region],
-        maps: Sequence[mmap.mmap | None],
+        maps: Sequence[mmap.mmap],
+        verify_clear: bool,
         threads: int | None,
         progress: Progress | None,
     ) -> RestoredModel:
         """Unmask in place on private mappings: only pages with masked blocks are copied."""
-        files = [np.frombuffer(mapping, dtype=np.uint8) for mapping in maps if mapping is not None]
+        files = [np.frombuffer(mapping, dtype=np.uint8) for mapping in maps]
         views = {r.name: files[r.file][r.offset : r.offset + r.nbytes] for r in regions}
         secret: list[NDArray[np.uint8]] = []
 
         def work(batch: Sequence[Chunk]) -> None:
             for chunk in batch:
-                tensor = self._header.tensors[chunk.tensor]
-                region = self._layout.regions[tensor.name]
-                mapping = maps[region.file]
-                if mapping is not None:
-                    populate(mapping, region.offset + chunk.offset, chunk.nbytes)
-                part = views[tensor.name][chunk.offset : chunk.offset + chunk.nbytes]
                 tile, spans = self._positions.of(chunk.tensor, chunk.index, chunk.nbytes)
+                if spans == [] and not verify_clear:
+                    continue
+                name = self._header.tensors[chunk.tensor].name
+                region = self._layout.regions[name]
+                populate(maps[region.file], region.offset + chunk.offset, chunk.nbytes)
+                part = views[name][chunk.offset : chunk.offset + chunk.nbytes]
                 secret.extend([part] if spans is None else [part[start:stop] for start, stop in spans])
-                tag = tensor.tags[chunk.index * TAG_BYTES : (chunk.index + 1) * TAG_BYTES]
-                if not self._cipher.unmask(chunk.tensor, chunk.index, tile, part, part, tag, spans):
-                    raise TensorTamperedError(tensor.name)
+                tag = self._tag(chunk)
+                if not self._cipher.unmask(
+                    chunk.tensor, chunk.index, tile, part, part, tag, spans, verify_clear=verify_clear
+                ):
+                    raise TensorTamperedError(name)
 
         try:
             for_each_batch(self._chunks(regions), work, threads, progress)
@@ -140,6 +163,10 @@ class Restorer:
                 part[:] = 0
             raise
         return self._model(regions, views, secret)
+
+    def _tag(self, chunk: Chunk) -> bytes:
+        length = chunk_tag_bytes(self._header.selection)
+        return self._header.tensors[chunk.tensor].tags[chunk.index * length : (chunk.index + 1) * length]
 
     def _model(self, regions: Sequence[Region], views: Views, secret: list[NDArray[np.uint8]]) -> RestoredModel:
         tensors = {r.name: RestoredTensor(r.name, r.dtype, r.shape, views[r.name]) for r in regions}
