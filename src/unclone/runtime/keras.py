@@ -15,9 +15,9 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
-from unclone.errors import FormatError, MissingExtraError, ParameterError, ResourceError
+from unclone.errors import FormatError, MissingExtraError, ParameterError, ResourceError, UnsupportedError
 from unclone.formats.keras import WEIGHTS
 from unclone.formats.zip_directory import Archive
 from unclone.model import open_bound
@@ -25,6 +25,8 @@ from unclone.model.image import fill_image
 from unclone.records import DeviceKey
 
 __all__ = ["load_model", "load_weights"]
+
+_OLDEST: Final = (3, 10)
 
 
 def load_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> Any:
@@ -39,6 +41,7 @@ def load_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> A
 
     Raises:
         MissingExtraError: Keras is not installed.
+        UnsupportedError: Keras is older than 3.10.
         ParameterError: Keras finds no backend.
         FormatError: no Keras model, or one of weights alone.
         ResourceError: the system has no files in memory.
@@ -134,6 +137,8 @@ def _keras() -> Any:
         raise ParameterError(
             f"Keras finds no backend ({problem}); set KERAS_BACKEND to one that is installed"
         ) from None
+    if tuple(int(part) for part in keras.__version__.split(".")[:2]) < _OLDEST:
+        raise UnsupportedError(f"Keras {keras.__version__} reads weights from paths alone; install 3.10 or later")
     return keras
 
 
