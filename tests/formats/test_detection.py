@@ -72,3 +72,34 @@ def test_garbage_called_onnx_is_refused_by_its_parser(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(bytes(range(1, 200)))
     with pytest.raises(FormatError):
         detect(tmp_path / "m.onnx").draft(tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["saved_model.pb", "variables"], "a TensorFlow SavedModel; save the model as .keras"),
+        (["config.json", "model.weights.h5"], "an unpacked Keras model; pack it with `zip -0"),
+        (["config.json", "model.safetensors"], "name one in it: model.safetensors$"),
+        (["a.onnx", "b.gguf", "c.h5", "d.npz"], "name one in it: a.onnx, b.gguf, c.h5, ...$"),
+        (["notes.txt"], "is a folder, not a model file$"),
+    ],
+)
+def test_a_folder_is_told_what_it_is_or_what_is_in_it(names: list[str], said: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(FormatError, match=said):
+        detect(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("m.weights.json", b'{"metadata": {}, "weight_map": {}}', "bind each of the .h5 files"),
+        ("saved_model.pb", b"\xfe" * 50, "a TensorFlow graph"),
+        ("m.joblib", b"\xfe" * 50, "a Python pickle"),
+    ],
+)
+def test_a_name_tells_where_the_content_does_not(name: str, content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UnsupportedError, match=said):
+        detect(tmp_path / name)

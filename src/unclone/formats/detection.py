@@ -28,7 +28,7 @@ _PICKLE: Final = (
 )
 _NAMED: Final = (
     (0, b"PK\x03\x04", "a zip archive, but none of torch.save, numpy.savez or Keras"),
-    (0, b"\x93NUMPY", "a single numpy array (.npy)"),
+    (0, b"\x93NUMPY", "a single numpy array (.npy); save it with numpy.savez"),
     (0, b"\x80\x02", _PICKLE),
     (0, b"\x80\x03", _PICKLE),
     (0, b"\x80\x04", _PICKLE),
@@ -36,6 +36,21 @@ _NAMED: Final = (
     (4, b"ORTM", "a model in ONNX Runtime's own format (.ort); convert back to ONNX"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the model itself; fetch it with git lfs pull"),
 )
+
+_FOLDERS: Final = {
+    "saved_model.pb": "a TensorFlow SavedModel; save the model as .keras, or convert it to TFLite or ONNX",
+    "model.weights.h5": "an unpacked Keras model; pack it with `zip -0 -r ../model.keras .`",
+    "checkpoint": "a TensorFlow checkpoint; load it and save the model as .keras",
+}
+"""What a folder is by a file in it."""
+_ENDINGS: Final = {
+    ".weights.json": "the index of a sharded Keras file; bind each of the .h5 files that it names",
+    ".pb": "a TensorFlow graph; save the model as .keras, or convert it to TFLite or ONNX",
+    ".mlmodel": "a Core ML model; bind the model that it was made from",
+    ".pkl": "a Python pickle; where you trust it, load it and save its arrays with numpy.savez",
+    ".joblib": "a Python pickle; where you trust it, load it and save its arrays with numpy.savez",
+}
+"""What a file is by its name, where its content tells nothing."""
 
 
 def detect(path: Path) -> Format:
@@ -46,7 +61,7 @@ def detect(path: Path) -> Format:
         UnsupportedError: a known kind of file that this release does not bind, by name.
     """
     if path.is_dir():
-        raise FormatError(f"{path} is a folder, not a model file")
+        raise FormatError(f"{path} is a folder, not a model file{_inside(path)}")
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD_BYTES)
@@ -57,6 +72,9 @@ def detect(path: Path) -> Format:
     for found in FORMATS:
         if found.matches(path, head):
             return found
+    for ending, kind in _ENDINGS.items():
+        if path.name.lower().endswith(ending):
+            raise UnsupportedError(f"{path} is called {kind}; {_supported()}")
     for offset, magic, kind in _NAMED:
         if head[offset : offset + len(magic)] == magic:
             raise UnsupportedError(f"{path} is {kind}; {_supported()}")
@@ -64,6 +82,20 @@ def detect(path: Path) -> Format:
         if path.suffix.lower() in found.suffixes:
             raise FormatError(f"{path} is called a {found.name} model but is damaged, truncated or something else")
     raise FormatError(f"{path} is no model file known to this release; {_supported()}")
+
+
+def _inside(folder: Path) -> str:
+    """What a folder is, or which models are in it."""
+    try:
+        names = sorted(item.name for item in folder.iterdir())
+    except OSError:
+        return ""
+    for name, kind in _FOLDERS.items():
+        if name in names:
+            return f": {kind}"
+    suffixes = {suffix for found in FORMATS for suffix in found.suffixes}
+    models = [name for name in names if Path(name).suffix.lower() in suffixes]
+    return f"; name one in it: {', '.join(models[:3])}{', ...' if models[3:] else ''}" if models else ""
 
 
 def _supported() -> str:
