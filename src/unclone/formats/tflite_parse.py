@@ -191,7 +191,7 @@ def _tensor(source: Source, table: Table, buffers: int) -> Tensor:
     parameters: tuple[int, ...] = ()
     quantised = False
     if details is not None:
-        scales = details.vector(2)
+        scales = details.vector(2, data=True)
         quantised = details.number(4, 1) != 0 or (scales is not None and scales.count > 0)
         if details.number(4, 1) == _BLOCKWISE:
             blocks = details.table(5, _BLOCKS)

@@ -23,7 +23,7 @@ OFFSET: Final = 4
 
 _PAGE: Final = 1 << 16
 _PAGES: Final = 64
-_BUDGET: Final = 1 << 22
+_BUDGET: Final = 1 << 20
 _LARGEST_TABLE: Final = 4096
 
 
