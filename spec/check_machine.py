@@ -3,8 +3,8 @@
     python spec/check_machine.py RECORD --device-key NAME=HEX [--device-key NAME=HEX ...]
 
 takes device keys of parts, and prints as JSON the machine key they give. Exit codes as in the specification: 2
-malformed, 3 altered, or too few parts. Shares no code with the package; multiplies by logarithms, where the package shifts.
-For test records: it prints a secret.
+malformed, 3 altered, or too few parts. Shares no code with the package; it multiplies by logarithms, where the package
+shifts. For test records: it prints a secret.
 """
 
 from __future__ import annotations

@@ -200,12 +200,24 @@ def _unseal(tpm: Any, parent: Any, public: bytes, private: bytes, pcrs: list[int
     from tpm2_pytss.constants import TPM2_SE
     from tpm2_pytss.types import TPM2B_PRIVATE, TPM2B_PUBLIC
 
-    areas = TPM2B_PRIVATE.unmarshal(private)[0], TPM2B_PUBLIC.unmarshal(public)[0]
+    areas = _unmarshalled(TPM2B_PRIVATE, private), _unmarshalled(TPM2B_PUBLIC, public)
     with _session(tpm, parent, TPM2_SE.HMAC) as session:
         sealed = tpm.load(parent, *areas, session1=session)
     kind = TPM2_SE.POLICY if pcrs else TPM2_SE.HMAC
     with _flushed(tpm, sealed), _session(tpm, parent, kind, tuple(pcrs)) as session:
         return bytes(tpm.unseal(sealed, session1=session))
+
+
+def _unmarshalled(kind: Any, data: bytes) -> Any:
+    from tpm2_pytss import TSS2_Exception
+
+    try:
+        value, taken = kind.unmarshal(data)
+    except TSS2_Exception:
+        taken = -1
+    if taken != len(data):
+        raise RecordError(f"the record is malformed: not a {kind.__name__}")
+    return value
 
 
 @contextmanager
