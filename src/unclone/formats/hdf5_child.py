@@ -18,7 +18,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
-from unclone.errors import FormatError, MissingExtraError, UncloneError, UnsupportedError
+from unclone.errors import FormatError, MissingExtraError, ResourceError, UncloneError, UnsupportedError
 from unclone.formats.hdf5_tree import Dataset, Tree, View, tree_of
 
 __all__ = ["main", "tree_apart"]
@@ -26,8 +26,8 @@ __all__ = ["main", "tree_apart"]
 _MEMORY_LIMIT: Final = 1 << 30
 """Address space, most of it libraries."""
 
-_SECONDS: Final = 60
-"""Processor time; a million datasets take half of it."""
+_SECONDS: Final = 120
+"""Processor time; the most datasets that a file may have take a quarter of it."""
 
 _START: Final = "import sys; sys.path[:] = sys.argv[5:]; from unclone.formats.hdf5_child import main; main()"
 
@@ -39,6 +39,7 @@ def tree_apart(path: Path, descriptor: int, start: int, size: int) -> Tree:
         FormatError: malformed, truncated or hostile; the child died or took too long.
         UnsupportedError: something that may hold weights and cannot be masked, by name.
         MissingExtraError: h5py is not installed.
+        ResourceError: no process can be started.
     """
     try:
         present = importlib.util.find_spec("h5py") is not None
@@ -47,15 +48,18 @@ def tree_apart(path: Path, descriptor: int, start: int, size: int) -> Tree:
     if not present:
         raise MissingExtraError("h5py", "keras")
     arguments = [str(descriptor), str(start), str(size), str(path), *sys.path]
-    done = subprocess.run(  # noqa: S603 (ourselves)
-        [sys.executable, "-P", "-c", _START, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(descriptor,),
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 (ourselves)
+            [sys.executable, "-P", "-c", _START, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(descriptor,),
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+    except OSError as problem:
+        raise ResourceError(f"cannot start a process that looks at {path}: {problem}") from None
     if done.returncode:
         raise FormatError(f"{path} is damaged or hostile: the HDF5 library does not survive it, or loops for ever")
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -19,7 +19,7 @@ from unclone.errors import FormatError, MissingExtraError, UncloneError, Unsuppo
 __all__ = ["Dataset", "Tree", "View", "tree_of"]
 
 _READ_LIMIT: Final = 256 * 2**20
-_OBJECT_LIMIT: Final = 1_000_000
+_OBJECT_LIMIT: Final = 300_000
 _DEPTH_LIMIT: Final = 256
 _NUMBERS_IN_ATTRIBUTE: Final = 64
 _NATURAL_LIMIT: Final = 1 << 62
