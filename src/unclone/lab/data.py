@@ -1,0 +1,96 @@
+"""Labelled data of the built-in tasks: found locally, checked, never shipped and never downloaded silently."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from unclone.errors import InputError
+
+__all__ = ["FILES", "DataFile", "MissingDataError", "data_file", "data_folder"]
+
+
+class MissingDataError(InputError):
+    """A data set is not on this machine; the message names its public home and where it belongs."""
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of a data set.
+
+    Attributes:
+        path: below the data folder.
+        home: where the public gets it.
+        sha256: of the file that the committed weights were trained with, or ``""`` where any of that format will do.
+    """
+
+    path: str
+    home: str
+    sha256: str = ""
+
+
+FILES: Final = {
+    "mnist": DataFile(
+        "tasks/mnist.npz",
+        "http://yann.lecun.com/exdb/mnist/ as x_train, y_train, x_test, y_test (first 10,000 training images)",
+        "c9719c6d34e6df6246c1234814cd19796cbfd0c71ff8e1f2db36214b7b72ef87",
+    ),
+    "fashion-mnist": DataFile(
+        "tasks/fashion_mnist.npz",
+        "https://github.com/zalandoresearch/fashion-mnist as x_train, y_train, x_test, y_test",
+    ),
+    "cifar10": DataFile(
+        "tasks/cifar10_jpeg_subset.npz",
+        "https://www.cs.toronto.edu/~kriz/cifar.html (10,000 training and 2,000 test images)",
+        "93ede276f2c108392ba19b0a39a718c192ec4eeb9b3721cd8c4d7f301e70173a",
+    ),
+    "fsdd": DataFile(
+        "tasks/fsdd.npz",
+        "https://github.com/Jakobovski/free-spoken-digit-dataset",
+        "4a630576fea57199a68b5f55d0a197fc8f6e098a48f43cd79828296b657444cd",
+    ),
+    "reviews-positive": DataFile(
+        "tasks/rt-polarity.pos",
+        "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        "2da124ec187a9d5a29c9f04e91c540e02baed5af8868f550a26bd6fd4dbf8bf0",
+    ),
+    "reviews-negative": DataFile(
+        "tasks/rt-polarity.neg",
+        "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
+        "4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca",
+    ),
+}
+
+
+def data_folder() -> Path:
+    """``UNCLONE_DATA``, else ``shared/data`` beside a checkout of the project."""
+    beside = Path(__file__).parents[4] / "shared" / "data"
+    return Path(os.environ.get("UNCLONE_DATA", beside))
+
+
+def data_file(name: str) -> Path:
+    """The file of a data set, checked against its digest.
+
+    Raises:
+        MissingDataError: it is not here, or not the one expected.
+    """
+    wanted = FILES[name]
+    path = data_folder() / wanted.path
+    if not path.is_file():
+        raise MissingDataError(
+            f"the data set {name} is not at {path}; its public home is {wanted.home}; "
+            "put it there, or set UNCLONE_DATA to the folder that holds tasks/"
+        )
+    if wanted.sha256 and _digest(path, path.stat().st_mtime_ns) != wanted.sha256:
+        raise MissingDataError(f"{path} is not the {name} expected (SHA-256 differs); its public home is {wanted.home}")
+    return path
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, _modified: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,62 @@
+"""The built-in tasks: which network, which data, how trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from unclone.lab.tasks import loading, networks
+from unclone.lab.tasks.network_task import NetworkTask
+from unclone.lab.tasks.training import Recipe
+
+__all__ = ["open_built_in"]
+
+_IMAGES: Final = Recipe(epochs=10, least_steps=300)
+
+_MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
+    "digits": lambda: NetworkTask(
+        "digits",
+        networks.convolutional(8, (16, 32), 64, 10),
+        loading.digits,
+        Recipe(epochs=30, least_steps=200, batch=32),
+    ),
+    "mnist-dense": lambda: NetworkTask(
+        "mnist-dense", networks.dense(784, 96, 48, 10), partial(loading.grey_images, "mnist"), _IMAGES
+    ),
+    "mnist-cnn": lambda: NetworkTask(
+        "mnist-cnn",
+        networks.convolutional(28, (12, 24), 48, 10),
+        partial(loading.grey_images, "mnist"),
+        Recipe(epochs=8, least_steps=200),
+    ),
+    "fashion-mnist": lambda: NetworkTask(
+        "fashion-mnist",
+        networks.convolutional(28, (12, 24), 48, 10),
+        partial(loading.grey_images, "fashion-mnist"),
+        Recipe(epochs=8, least_steps=200),
+    ),
+    "cifar10-resnet": lambda: NetworkTask(
+        "cifar10-resnet",
+        networks.ResidualNetwork,
+        loading.colour_images,
+        Recipe(epochs=20, least_steps=300, rate=5e-3, decay=1e-2),
+    ),
+    "digits-rnn": lambda: NetworkTask(
+        "digits-rnn",
+        networks.recurrent(loading.MELS, 96, 10),
+        loading.spoken_digits,
+        Recipe(epochs=15, least_steps=250, batch=32, rate=4e-3),
+    ),
+    "reviews-rnn": lambda: NetworkTask(
+        "reviews-rnn",
+        networks.reviews(loading.VOCABULARY, 24, 48),
+        loading.review_words,
+        Recipe(epochs=5, least_steps=200, rate=4e-3, decay=1e-2),
+    ),
+}
+
+
+def open_built_in(name: str) -> NetworkTask:
+    """The task of a name in ``unclone.lab.tasks.TASKS``."""
+    return _MAKERS[name]()
