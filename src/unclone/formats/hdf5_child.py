@@ -23,7 +23,7 @@ from unclone.formats.hdf5_tree import Dataset, Tree, View, tree_of
 
 __all__ = ["main", "tree_apart"]
 
-_MEMORY_LIMIT: Final = 1 << 30
+_MEMORY_LIMIT: Final = 2 << 30
 """Address space, most of it libraries."""
 
 _SECONDS: Final = 120
