@@ -2,9 +2,9 @@
 
     python spec/check_record.py RECORD --secret HEX [--secret HEX ...]
 
-takes the fuzzy extractor's candidate secrets and prints as JSON the device key they give and the checks that it passed.
-Exit codes as in the specification: 2 malformed, 3 altered, or none of the candidates is right. Shares no code with the
-package. For test records: it prints a secret.
+takes the fuzzy extractor's candidate secrets, or the passphrase of a record of that root (``--passphrase-file``), and
+prints as JSON the device key they give. Exit codes as in the specification: 2 malformed, 3 altered, or none of the
+candidates is right. Shares no code with the package. For test records: it prints a secret.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import base64
 import hashlib
 import json
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,24 @@ def open_key(record: dict[str, Any], candidates: list[bytes]) -> bytes:
     return found[0]
 
 
-def check(data: bytes, candidates: list[bytes]) -> dict[str, Any]:
+def passphrase_secret(record: dict[str, Any], passphrase: str) -> bytes:
+    """The candidate secret of a record of root ``passphrase``: section 7.1."""
+    need(record["root"] == "passphrase", "not of root passphrase", "ReconstructionError")
+    need(record["helper"]["scheme"] == "passphrase-scrypt-1", "scheme")
+    fields = record["helper"]["fields"]
+    need(set(fields) == {"salt", "log_n", "r", "p"}, "fields of the scheme")
+    need(all(type(fields[name]) is int for name in ("log_n", "r", "p")), "costs are integers")
+    salt = _base64(fields["salt"], 16)
+    costs = 10 <= fields["log_n"] <= 20 and (fields["r"], fields["p"]) == (8, 1)
+    need(costs, "other costs", "UnsupportedError")
+    text = unicodedata.normalize("NFC", passphrase).encode()
+    return hashlib.scrypt(text, salt=salt, n=1 << fields["log_n"], r=8, p=1, maxmem=2**31 - 2, dklen=32)
+
+
+def check(data: bytes, candidates: list[bytes], passphrase: str | None = None) -> dict[str, Any]:
     record = parse(data)
+    if passphrase is not None:
+        candidates = [passphrase_secret(record, passphrase)]
     key = open_key(record, candidates)
     return {
         "name": record["name"],
@@ -130,11 +147,14 @@ def check(data: bytes, candidates: list[bytes]) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="verify a device record and unseal its key with a candidate secret")
     parser.add_argument("record", type=Path)
-    parser.add_argument("--secret", action="append", required=True, type=bytes.fromhex, metavar="HEX")
+    parser.add_argument("--secret", action="append", default=[], type=bytes.fromhex, metavar="HEX")
+    parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its first line is the passphrase")
     options = parser.parse_args(arguments)
     try:
         with options.record.open("rb") as stream:
-            found = check(stream.read(LIMIT + 1), options.secret)
+            data = stream.read(LIMIT + 1)
+        lines = options.passphrase_file and options.passphrase_file.read_text().splitlines()
+        found = check(data, options.secret, lines[0] if lines else None)
     except OSError as problem:
         print(json.dumps({"error": "RecordError", "message": str(problem.strerror)}))
         return 2

@@ -11,12 +11,13 @@ from typing import Any
 import canonical_json
 from make_vectors import Folder, Stream
 
-from unclone import keys
+from unclone import canonical, keys
 from unclone.device_file import render_device, seal_context
 from unclone.errors import ReconstructionError, RecordAlteredError, RecordError, UnsupportedError
 from unclone.records import Device, DeviceKey, EnrollmentReport, HelperData
 
 DEVICES = ["press-17", "press-18", "Presse \U0001f916 Nº 17"]
+PASSPHRASE = "violet anchor seventeen marsh \u00f3belisk"
 REPORT = EnrollmentReport(
     readings=5,
     response_bits=8192,
@@ -37,6 +38,17 @@ def device(name: str) -> tuple[Device, DeviceKey, bytes]:
     key, secret = DeviceKey(stream.take(32)), stream.take(16)
     fields = {"offset": stream.take(24).hex(), "cells": [3, 1, 2], "design": {"code": "polar", "crc": True}}
     blank = Device(name, "puf", "sim:sram", keys.SUITE, keys.public_key(key), HelperData("vector", fields), b"", REPORT)
+    return replace(blank, sealed_key=keys.seal_device_key(key, secret, seal_context(blank))), key, secret
+
+
+def passphrase_device() -> tuple[Device, DeviceKey, bytes]:
+    """A record of root ``passphrase``, its device key, and the secret as hashlib stretches it."""
+    stream = Stream("device bench")
+    key, salt = DeviceKey(stream.take(32)), stream.take(16)
+    secret = hashlib.scrypt(PASSPHRASE.encode(), salt=salt, n=1 << 10, r=8, p=1, dklen=32)
+    helper = HelperData("passphrase-scrypt-1", {"salt": canonical.b64encode(salt), "log_n": 10, "r": 8, "p": 1})
+    report = EnrollmentReport(0, 0, 0, 0, 0, 0, 0, 0, 0, ("root passphrase: not a PUF",))
+    blank = Device("bench", "passphrase", "passphrase", keys.SUITE, keys.public_key(key), helper, b"", report)
     return replace(blank, sealed_key=keys.seal_device_key(key, secret, seal_context(blank))), key, secret
 
 
@@ -89,6 +101,14 @@ def make(folder: Folder) -> None:
     folder.good("records/second-candidate.json", good, "the second candidate is right", candidates=others)
     named = render_device(device(DEVICES[2])[0])
     folder.good("records/unicode.json", named, "a name beyond ASCII", candidates=DEVICES[2:])
+
+    bench, bench_key, bench_secret = passphrase_device()
+    folder.devices["bench"] = {
+        "device_key": bytes(bench_key.secret).hex(),
+        "secret": bench_secret.hex(),
+        "passphrase": PASSPHRASE,
+    }
+    folder.good("records/passphrase.json", render_device(bench), "root passphrase", candidates=["bench"])
 
     candidates = {"candidates": ["press-17"]}
     wrong = {"candidates": ["press-18"]}

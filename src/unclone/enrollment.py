@@ -118,7 +118,7 @@ def reconstruct(device: Device | str | os.PathLike[str], source: Source, *, read
 
 def _opened(source: Source, root: str | None = None) -> PUF | KeyProvider:
     """The source or the provider; with ``root``, refused if a record of that root has no use for it."""
-    found = source if not isinstance(source, str) else find_provider(source)
+    found = source if not isinstance(source, str) else find_provider(source, plug_ins=root != "puf")
     kind = found.root if isinstance(found, KeyProvider) else "puf"
     if root not in (None, kind):
         what = "a PUF" if root == "puf" else f"{root}:"

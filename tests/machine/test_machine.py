@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from itertools import combinations
 from pathlib import Path
 
@@ -212,6 +214,20 @@ def test_the_verbs(shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["revision"] == 2
     assert run(["inspect", "spare.json"]) == 0
     assert "root" in capsys.readouterr().out
+
+
+def test_the_session_and_the_python_of_the_page_run(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "machines.md").read_text()
+    monkeypatch.chdir(shop)
+    for name in NAMES[:3]:
+        Path(f"{name}.json").unlink()
+    blocks = re.findall(r"^```(console|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    commands = [line[2:] for kind, block in blocks if kind == "console" for line in block.splitlines()]
+    assert len(commands) == 9
+    for command in commands:
+        assert run(shlex.split(command)[1:]) == 0, command
+    (code,) = (block for kind, block in blocks if kind == "python")
+    exec(compile(code, "machines.md", "exec"), {})
 
 
 @pytest.mark.parametrize("part", ["camera", "=x", "camera=", "camera=a.json"])

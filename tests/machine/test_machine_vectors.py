@@ -10,6 +10,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from unclone.errors import PartsError, UncloneError
 from unclone.machine import load_machine, parse_machine, reconstruct_machine, render_machine
@@ -23,6 +25,7 @@ import check_machine
 ROOT = Path(__file__).parent.parent.parent
 VECTORS = ROOT / "spec" / "vectors" / "machines"
 INDEX: dict[str, Any] = json.loads((VECTORS / "index.json").read_text())
+(KEY,) = (entry["key"] for entry in INDEX["vectors"] if entry["file"] == "compact.json")
 SCHEMA = json.loads((ROOT / "spec" / "schema" / "machine.schema.json").read_text())
 STATES = {
     "altered": "share was altered",
@@ -101,6 +104,28 @@ def test_the_generator_writes_the_same_bytes_without_the_package(tmp_path: Path)
         assert (VECTORS.parent / path.relative_to(tmp_path)).read_bytes() == path.read_bytes(), path
 
 
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_change_of_a_byte_gives_another_key(data: st.DataObject) -> None:
+    good = bytearray((VECTORS / "compact.json").read_bytes())
+    place = data.draw(st.integers(0, len(good) - 1))
+    good[place] ^= data.draw(st.integers(1, 255))
+    exit_code = 0
+    try:
+        machine = parse_machine(bytes(good))
+        with reconstruct_machine(machine, {"camera": Vector("b"), "drive": Vector("c")}) as key:
+            assert bytes(key.secret).hex() == KEY
+    except UncloneError as problem:
+        exit_code = problem.exit_code
+    assert exit_code in (0, 2, 3)
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_refused(data: bytes) -> None:
+    with pytest.raises(UncloneError):
+        parse_machine(data)
+
+
 def test_what_is_read_is_written_again() -> None:
     for entry in INDEX["vectors"]:
         if entry["error"] is None:
@@ -129,7 +154,6 @@ def test_the_second_implementation_as_a_command() -> None:
     keys = {name: INDEX["devices"][of]["device_key"] for name, of in (("camera", "b"), ("drive", "c"))}
     arguments = [part for name, key in keys.items() for part in ("--device-key", f"{name}={key}")]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=60)
-    (entry,) = (entry for entry in INDEX["vectors"] if entry["file"] == "compact.json")
-    assert (done.returncode, json.loads(done.stdout)["machine_key"]) == (0, entry["key"])
+    assert (done.returncode, json.loads(done.stdout)["machine_key"]) == (0, KEY)
     done = subprocess.run([*command, *arguments[:2]], capture_output=True, text=True, check=False, timeout=60)
     assert (done.returncode, json.loads(done.stdout)["error"]) == (3, "PartsError")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent / "spec"))
 
 import check_record
 
+VECTORS = Path(__file__).parent.parent.parent / "spec" / "vectors"
 STRONG = "violet anchor seventeen marsh óbelisk"
 
 
@@ -57,6 +59,18 @@ def test_the_second_reader_with_another_scrypt(bench: unclone.Device) -> None:
     found = check_record.check(render_device(bench), [secret])
     with unclone.reconstruct(bench, saying(STRONG)) as key:
         assert found["device_key"] == bytes(key.secret).hex()
+
+
+def test_the_vector_with_both_readers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = json.loads((VECTORS / "vectors.json").read_text())["devices"]["bench"]
+    with unclone.reconstruct(VECTORS / "records" / "passphrase.json", saying(index["passphrase"])) as key:
+        assert bytes(key.secret).hex() == index["device_key"]
+    path = tmp_path / "secret"
+    for text, code in ((index["passphrase"], 0), (index["passphrase"] + "?", 3)):
+        path.write_text(text + "\n")
+        assert check_record.main([str(VECTORS / "records" / "passphrase.json"), "--passphrase-file", str(path)]) == code
+    path.write_text("x")
+    assert check_record.main([str(VECTORS / "records" / "plain.json"), "--passphrase-file", str(path)]) == 3
 
 
 def test_the_record_says_what_it_is(bench: unclone.Device) -> None:

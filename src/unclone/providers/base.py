@@ -67,14 +67,18 @@ class KeyProvider(Protocol):
         ...
 
 
-def find_provider(uri: str) -> KeyProvider | None:
+def find_provider(uri: str, *, plug_ins: bool = True) -> KeyProvider | None:
     """The provider at an address; ``None`` if its scheme names none, but perhaps a source.
+
+    Args:
+        uri: the address.
+        plug_ins: whether to look among plug-ins too, which takes some milliseconds.
 
     Raises:
         SourceError: the address or one of its options is not understood, or the provider cannot be opened.
     """
     scheme = uri.partition(":")[0]
-    entry = _BUILT_IN[scheme][0] if scheme in _BUILT_IN else _plug_ins().get(scheme)
+    entry = _BUILT_IN[scheme][0] if scheme in _BUILT_IN else _plug_ins().get(scheme) if plug_ins else None
     if entry is None:
         return None
     try:

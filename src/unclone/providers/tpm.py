@@ -51,9 +51,9 @@ class TPMProvider:
     def create(self) -> Provided:
         """See ``KeyProvider.create``."""
         secret = secrets.token_bytes(_SECRET_BYTES)
-        with _connected(self._tcti) as tpm, _translated(SourceError, f"the TPM at {self._tcti} cannot seal"):
-            with _storage_key(tpm) as (parent, name):
-                public, private = _seal(tpm, parent, secret, self._pcrs)
+        refused = f"the TPM at {self._tcti} cannot seal"
+        with _connected(self._tcti) as tpm, _translated(SourceError, refused), _storage_key(tpm) as (parent, name):
+            public, private = _seal(tpm, parent, secret, self._pcrs)
         fields = {
             "parent": canonical.b64encode(name),
             "public": canonical.b64encode(public),
@@ -78,12 +78,12 @@ class TPMProvider:
         distinct = all(type(pcr) is int and 0 <= pcr < _PCRS for pcr in pcrs) and sorted(set(pcrs)) == pcrs
         if not distinct or set(helper.fields) != _FIELDS:
             raise RecordError(f"the record is malformed: fields of {SCHEME}")
-        hint = f"; or the boot state changed (PCRs {pcrs})" if pcrs else ""
-        with _connected(self._tcti) as tpm, _translated(ReconstructionError, _REFUSED + hint):
-            with _storage_key(tpm) as (parent, found):
-                if found != name:
-                    raise ReconstructionError(_REFUSED)
-                return _unseal(tpm, parent, public, private, pcrs)
+        refused = _REFUSED + (f"; or the boot state changed (PCRs {pcrs})" if pcrs else "")
+        with _connected(self._tcti) as tpm, _translated(ReconstructionError, refused), _storage_key(tpm) as own:
+            parent, found = own
+            if found != name:
+                raise ReconstructionError(_REFUSED)
+            return _unseal(tpm, parent, public, private, pcrs)
 
 
 def open_tpm(address: SourceURI) -> TPMProvider:
