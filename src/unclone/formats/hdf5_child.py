@@ -29,7 +29,7 @@ _MEMORY_LIMIT: Final = 2 << 30
 _SECONDS: Final = 120
 """Processor time; the most datasets that a file may have take a quarter of it."""
 
-_START: Final = "import sys; sys.path[:] = sys.argv[5:]; from unclone.formats.hdf5_child import main; main()"
+_START: Final = "import sys; sys.path[:] = sys.argv[6:]; from unclone.formats.hdf5_child import main; main()"
 
 
 def tree_apart(path: Path, descriptor: int, start: int, size: int) -> Tree:
@@ -47,7 +47,7 @@ def tree_apart(path: Path, descriptor: int, start: int, size: int) -> Tree:
         present = False
     if not present:
         raise MissingExtraError("h5py", "keras")
-    arguments = [str(descriptor), str(start), str(size), str(path), *sys.path]
+    arguments = [*map(str, (descriptor, start, size, _MEMORY_LIMIT, path)), *sys.path]
     try:
         done = subprocess.run(  # noqa: S603 (ourselves)
             [sys.executable, "-P", "-c", _START, *arguments],
@@ -71,15 +71,15 @@ def tree_apart(path: Path, descriptor: int, start: int, size: int) -> Tree:
 
 
 def main() -> None:
-    """The child: arguments are descriptor, first byte, length and name of the file; the answer is JSON."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_LIMIT, _MEMORY_LIMIT))
+    """The child: arguments are descriptor, first byte, length, memory limit, name of the file; the answer is JSON."""
+    descriptor, start, size, memory = (int(text) for text in sys.argv[1:5])
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
-    descriptor, start, size = (int(text) for text in sys.argv[1:4])
     answer: dict[str, Any] = {"error": "", "message": "", "datasets": [], "config": ""}
     try:
-        tree = tree_of(Path(sys.argv[4]), View(descriptor, start, size))
+        tree = tree_of(Path(sys.argv[5]), View(descriptor, start, size))
         answer["datasets"], answer["config"] = [astuple(item) for item in tree.datasets], tree.config
     except UncloneError as problem:
         answer["error"], answer["message"] = type(problem).__name__, str(problem)
