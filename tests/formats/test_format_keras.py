@@ -125,6 +125,17 @@ def test_the_content_says_that_it_is_keras(tmp_path: Path) -> None:
     assert detect(archive(tmp_path / "other.keras", {"a": "b"})).name == "keras"
 
 
+def test_weights_where_hdf5_looks_for_a_superblock(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    path = ordinary(tmp_path / "m.keras")
+    start = next(iter(Keras().layout(path).regions.values())).offset  # anything behind the member's first byte
+    first = path.read_bytes().index(b"\x89HDF")
+    assert first < 2048 <= start
+    ordinary(path, **{"metadata.json": '{"keras_version": "3.15.1"}' + " " * (2048 - first)})
+    assert path.read_bytes()[2048:2056] == b"\x89HDF\r\n\x1a\n"
+    unclone.bind(path, device, tmp_path / "b.keras")
+    assert len(unclone.restore(tmp_path / "b.keras", key)) == len(some_arrays())
+
+
 def test_a_bound_archive_is_not_bound_again(tmp_path: Path, device: Device) -> None:
     unclone.bind(ordinary(tmp_path / "m.keras"), device, tmp_path / "b.keras")
     with pytest.raises(AlreadyBoundError):

@@ -92,6 +92,8 @@ class Hdf5:
         """Whether the file starts with our user block, or has a superblock where the library looks for one."""
         if head.startswith((MAGIC, SIGNATURE)):
             return True
+        if head.startswith(b"PK"):  # an HDF5 file within an archive, wherever it happens to stand
+            return False
         with _opened(path) as (descriptor, size):
             place = _FIRST_USER_BLOCK
             while place + len(SIGNATURE) <= size:
