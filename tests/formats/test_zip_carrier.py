@@ -24,7 +24,8 @@ import unclone
 from unclone.errors import FormatError, UncloneError, UnsupportedError
 from unclone.formats.npz import Npz
 from unclone.formats.zip_carrier import check_contents, mend_checksums
-from unclone.formats.zip_directory import BLOCK_FOOTER, BLOCK_MAGIC, Archive
+from unclone.formats.zip_directory import Archive
+from unclone.formats.zip_records import BLOCK_FOOTER, BLOCK_MAGIC
 from unclone.records import Device, DeviceKey
 from unclone.runtime.numpy import load
 

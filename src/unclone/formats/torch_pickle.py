@@ -8,121 +8,17 @@ makes at most one value, so memory is bounded by the number of steps, and that i
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import struct
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from unclone.errors import FormatError, UnsupportedError
+from unclone.formats.torch_values import CALLABLE, NAMED, STORAGE_TYPES, Call, Global, Map, StorageRef
 
-__all__ = ["PICKLE_LIMIT", "STORAGE_TYPES", "TORCH_DTYPES", "Call", "Global", "Map", "StorageRef", "read_pickle"]
+__all__ = ["PICKLE_LIMIT", "read_pickle"]
 
 PICKLE_LIMIT: Final = 32 << 20
-_STEPS_LIMIT: Final = 4_000_000
-
-TORCH_DTYPES: Final = {
-    "bool": ("bool", 1),
-    "uint8": ("uint8", 1),
-    "int8": ("int8", 1),
-    "int16": ("int16", 2),
-    "int32": ("int32", 4),
-    "int64": ("int64", 8),
-    "uint16": ("uint16", 2),
-    "uint32": ("uint32", 4),
-    "uint64": ("uint64", 8),
-    "float16": ("float16", 2),
-    "bfloat16": ("bfloat16", 2),
-    "float32": ("float32", 4),
-    "float64": ("float64", 8),
-    "complex64": ("complex64", 8),
-    "complex128": ("complex128", 16),
-    "float8_e4m3fn": ("float8_e4m3fn", 1),
-    "float8_e4m3fnuz": ("float8_e4m3fnuz", 1),
-    "float8_e5m2": ("float8_e5m2", 1),
-    "float8_e5m2fnuz": ("float8_e5m2fnuz", 1),
-    "float8_e8m0fnu": ("float8_e8m0", 1),
-    "qint8": ("int8", 1),
-    "quint8": ("uint8", 1),
-    "qint32": ("int32", 4),
-}
-"""torch's name of a dtype -> ours, bytes of one element."""
-
-STORAGE_TYPES: Final = {
-    "torch.BoolStorage": "bool",
-    "torch.ByteStorage": "uint8",
-    "torch.CharStorage": "int8",
-    "torch.ShortStorage": "int16",
-    "torch.IntStorage": "int32",
-    "torch.LongStorage": "int64",
-    "torch.HalfStorage": "float16",
-    "torch.BFloat16Storage": "bfloat16",
-    "torch.FloatStorage": "float32",
-    "torch.DoubleStorage": "float64",
-    "torch.ComplexFloatStorage": "complex64",
-    "torch.ComplexDoubleStorage": "complex128",
-    "torch.QInt8Storage": "qint8",
-    "torch.QUInt8Storage": "quint8",
-    "torch.QInt32Storage": "qint32",
-    "torch.storage.UntypedStorage": "",
-}
-"""Storage class -> torch's name of its dtype; empty for bytes whose tensors name it."""
-
-_CALLABLE: Final = frozenset(
-    ["torch._utils._rebuild_" + name for name in (
-        "tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state", "qtensor", "sparse_tensor",
-        "nested_tensor", "meta_tensor_no_storage", "device_tensor_from_cpu_tensor",
-    )]
-    + ["torch._tensor._rebuild_from_type_v2", "torch.serialization._get_layout", "torch.Size", "torch.device"]
-    + ["_codecs.encode", "builtins.bytearray", "builtins.set", "builtins.complex"]
-    + ["collections.OrderedDict", "collections.Counter"]
-)  # fmt: skip
-_NAMED: Final = frozenset(
-    [f"torch.{dtype}" for dtype in TORCH_DTYPES]
-    + ["torch.nn.parameter.Parameter", "torch.Tensor", "torch._tensor.Tensor"]
-    + [f"torch.per_{kind}" for kind in (
-        "tensor_affine", "tensor_symmetric", "channel_affine", "channel_symmetric", "channel_affine_float_qparams",
-    )]
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """A function, class or constant, by its dotted name."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class StorageRef:
-    """A storage that lies in the archive as ``data/<key>``.
-
-    Attributes:
-        kind: one of ``STORAGE_TYPES``.
-        key: its record.
-        location: device it was saved from, for example ``"cuda:0"``.
-        numel: elements; of ``UntypedStorage``, bytes.
-    """
-
-    kind: str
-    key: str
-    location: str
-    numel: int
-
-
-@dataclass(slots=True, eq=False)
-class Map:
-    """A dict as its items, in order; ``state`` holds its attributes."""
-
-    items: list[tuple[Any, Any]] = field(default_factory=list)
-    state: Any = None
-
-
-@dataclass(slots=True, eq=False)
-class Call:
-    """What a call would give; ``state`` is what would be set on it."""
-
-    function: str
-    args: tuple[Any, ...]
-    state: Any = None
+_STEPS_LIMIT: Final = 2_000_000
 
 
 class _Mark:
@@ -145,15 +41,66 @@ def read_pickle(data: bytes, label: str) -> tuple[Any, dict[str, StorageRef]]:
     """
     machine = _Machine(label)
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "STOP":
+        for name, argument in _opcodes(data):
+            if name == "STOP":
                 return machine.pop(), machine.storages
-            machine.step(opcode.name, argument)
-    except (ValueError, IndexError, KeyError, OverflowError, UnicodeError) as problem:
+            machine.step(name, argument)
+    except (ValueError, LookupError, OverflowError, struct.error) as problem:
         if isinstance(problem, FormatError):
             raise
         raise FormatError(f"{label}: malformed pickle ({type(problem).__name__})") from None
     raise FormatError(f"{label}: the pickle does not end")
+
+
+_OPERANDS: Final = {
+    "PROTO": struct.Struct("<B"),
+    "BININT": struct.Struct("<i"),
+    "BININT1": struct.Struct("<B"),
+    "BININT2": struct.Struct("<H"),
+    "BINFLOAT": struct.Struct(">d"),
+    "BINGET": struct.Struct("<B"),
+    "LONG_BINGET": struct.Struct("<I"),
+    "BINPUT": struct.Struct("<B"),
+    "LONG_BINPUT": struct.Struct("<I"),
+}
+_COUNTED: Final = {
+    "BINUNICODE": struct.Struct("<I"),
+    "SHORT_BINSTRING": struct.Struct("<B"),
+    "LONG1": struct.Struct("<B"),
+}
+_NAMES: Final = {ord(code): opcode.name for code, opcode in pickletools.code2op.items()}
+
+
+def _opcodes(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Opcodes with their operands; those of opcodes that are refused are not read."""
+    position = 0
+    while position < len(data):
+        name = _NAMES.get(data[position], f"{data[position]:#04x}")
+        position += 1
+        argument: Any = None
+        if name in _OPERANDS:
+            form = _OPERANDS[name]
+            (argument,) = form.unpack_from(data, position)
+            position += form.size
+        elif name in _COUNTED:
+            form = _COUNTED[name]
+            start = position + form.size
+            position = start + form.unpack_from(data, position)[0]
+            argument = _counted(name, data[start:position])
+            if position > len(data):
+                raise ValueError
+        elif name == "GLOBAL":
+            middle = data.index(b"\n", position)
+            end = data.index(b"\n", middle + 1)
+            argument = data[position:middle].decode(), data[middle + 1 : end].decode()
+            position = end + 1
+        yield name, argument
+
+
+def _counted(name: str, data: bytes) -> str | int:
+    if name == "LONG1":
+        return int.from_bytes(data, "little", signed=True)
+    return data.decode("utf-8", "surrogatepass") if name == "BINUNICODE" else data.decode("latin-1")
 
 
 _LITERALS: Final = frozenset(["BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "LONG1"])
@@ -288,10 +235,10 @@ class _Machine:
             raise ValueError
         target.state = state
 
-    def _global(self, argument: str) -> None:
-        module, _, name = argument.partition(" ")
+    def _global(self, argument: tuple[str, str]) -> None:
+        module, name = argument
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
-        if full not in _CALLABLE and full not in _NAMED and full not in STORAGE_TYPES:
+        if full not in CALLABLE and full not in NAMED and full not in STORAGE_TYPES:
             raise UnsupportedError(
                 f"{self.label} needs {full[:100]!r}, which is not understood; save the state dict alone, as tensors "
                 "and plain containers that torch.load(weights_only=True) takes"
@@ -300,7 +247,7 @@ class _Machine:
 
     def _reduce(self, _: Any) -> None:
         function, args = self._take(2)
-        if not isinstance(function, Global) or function.name not in _CALLABLE or not isinstance(args, tuple):
+        if not isinstance(function, Global) or function.name not in CALLABLE or not isinstance(args, tuple):
             raise UnsupportedError(f"{self.label}: a call of something that is no function for tensors")
         if function.name.startswith("collections."):
             made = _map_of(args)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from unclone.errors import FormatError, UnsupportedError
-from unclone.formats.torch_pickle import STORAGE_TYPES, TORCH_DTYPES, Call, Global, Map, StorageRef
+from unclone.formats.torch_values import STORAGE_TYPES, TORCH_DTYPES, Call, Global, Map, StorageRef
 
 __all__ = ["Checkpoint", "StoredTensor", "Unit", "checkpoint_of"]
 
@@ -146,9 +146,12 @@ def checkpoint_of(root: Any, label: str) -> Checkpoint:
     """
     found = Checkpoint()
     seen: set[int] = set()
-    pending: list[_Child] = [(root, _ROOT, "")]
+    pending: list[Iterator[_Child]] = [iter([(root, _ROOT, "")])]  # lazy, so that wide objects cost nothing more
     while pending:
-        value, path, role = pending.pop()
+        value, path, role = next(pending[-1], (None, None, ""))
+        if path is None:
+            pending.pop()
+            continue
         if isinstance(value, StorageRef):
             found.loose.append((path.name(label), value))
         if not isinstance(value, Map | Call | list | tuple) or id(value) in seen:
@@ -157,10 +160,9 @@ def checkpoint_of(root: Any, label: str) -> Checkpoint:
         if path.depth > _DEPTH_LIMIT:
             raise FormatError(f"{label}: objects nested deeper than {_DEPTH_LIMIT} levels")
         if isinstance(value, Call):
-            children = list(_of_call(value, path, role, found, label))
+            pending.append(_of_call(value, path, role, found, label))
         else:
-            children = list(_of_container(value, path, role, found, label))
-        pending.extend(reversed(children))
+            pending.append(_of_container(value, path, role, found, label))
     return found
 
 

@@ -23,7 +23,8 @@ from typing import Final
 
 from unclone.errors import FormatError
 from unclone.formats.base import Copy, HeaderPiece, Layout, Literal, Masked, Piece, Region, Weight
-from unclone.formats.zip_directory import (
+from unclone.formats.zip_directory import Archive
+from unclone.formats.zip_records import (
     BLOCK_FOOTER,
     BLOCK_MAGIC,
     DESCRIPTOR,
@@ -39,7 +40,6 @@ from unclone.formats.zip_directory import (
     LOCATOR64_MAGIC,
     STORED,
     ZIP64_EXTRA,
-    Archive,
     Member,
 )
 

@@ -2,7 +2,6 @@
 
 The central directory is what ordinary readers believe; here the local headers and data descriptors must say the same,
 and nothing may hide between them. So a byte range of a member, once found, is the range that every reader will use.
-Layout as in PKWARE's APPNOTE 6.3.10, sections 4.3 to 4.5.
 """
 
 from __future__ import annotations
@@ -10,77 +9,44 @@ from __future__ import annotations
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from unclone.errors import FormatError, UnsupportedError
 from unclone.formats.base import HEADER_LIMIT
+from unclone.formats.zip_records import (
+    BLOCK_FOOTER,
+    BLOCK_MAGIC,
+    DEFLATED,
+    DESCRIPTOR,
+    DESCRIPTOR_MAGIC,
+    END,
+    END64,
+    END64_MAGIC,
+    END_MAGIC,
+    ENTRY,
+    ENTRY_MAGIC,
+    FULL16,
+    FULL32,
+    LOCAL,
+    LOCAL_MAGIC,
+    LOCATOR64,
+    LOCATOR64_MAGIC,
+    STORED,
+    Member,
+    inflated,
+    widened,
+)
 
-__all__ = ["BLOCK_FOOTER", "BLOCK_MAGIC", "DEFLATED", "STORED", "Archive", "Member", "inflated", "names_in"]
+__all__ = ["STORED", "Archive", "Member", "names_in"]
 
-STORED: Final = 0
-DEFLATED: Final = 8
-
-BLOCK_MAGIC: Final = b"unclone\n"
-BLOCK_FOOTER: Final = struct.Struct("<Q8s")
-"""Ends the header block: length of the header's text, magic number."""
-
-LOCAL: Final = struct.Struct("<4s5H3I2H")
-ENTRY: Final = struct.Struct("<4s6H3I5H2I")
-END: Final = struct.Struct("<4s4H2IH")
-END64: Final = struct.Struct("<4sQ2H2I4Q")
-LOCATOR64: Final = struct.Struct("<4sIQI")
-LOCAL_MAGIC: Final = b"PK\x03\x04"
-ENTRY_MAGIC: Final = b"PK\x01\x02"
-END_MAGIC: Final = b"PK\x05\x06"
-END64_MAGIC: Final = b"PK\x06\x06"
-LOCATOR64_MAGIC: Final = b"PK\x06\x07"
-DESCRIPTOR_MAGIC: Final = b"PK\x07\x08"
-FULL16: Final = 0xFFFF
-FULL32: Final = 0xFFFFFFFF
-ZIP64_EXTRA: Final = 1
-
-DESCRIPTOR: Final = 0x0008
 _UTF8: Final = 0x0800
 _ENCRYPTED: Final = 0x0001 | 0x0040 | 0x2000  # a password, strong encryption, a masked directory
 _PATCHED: Final = 0x0020
 _COMMENT_LIMIT: Final = 0xFFFF
 _DIRECTORY_LIMIT: Final = 64 << 20
 _RATIO_LIMIT: Final = 1032  # deflate cannot do better
-_INFLATE_BLOCK: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One member, as directory, local header and data descriptor agree on it.
-
-    Attributes:
-        name: as ``zipfile`` decodes it.
-        method: ``STORED`` or ``DEFLATED``.
-        flags: general purpose bits.
-        crc: CRC-32 of the content.
-        nbytes: bytes of the content.
-        packed: bytes of the data in the file; equal to ``nbytes`` if stored.
-        start: first byte of the local header.
-        data: first byte of the data.
-        end: byte after the data, or after the data descriptor if there is one.
-        crc_places: where in the file the CRC stands, 4 bytes each: local header, descriptor, directory.
-        entry: its entry in the central directory, as it is.
-    """
-
-    name: str
-    method: int
-    flags: int
-    crc: int
-    nbytes: int
-    packed: int
-    start: int
-    data: int
-    end: int
-    crc_places: tuple[int, ...]
-    entry: bytes
 
 
 class Archive:
@@ -230,7 +196,7 @@ class Archive:
         if method not in (STORED, DEFLATED):
             raise UnsupportedError(f"{self._label}: member {name[:80]!r} is packed by method {method}")
         narrow = [(nbytes, FULL32), (packed, FULL32), (start, FULL32), (disk, FULL16)]
-        nbytes, packed, start, disk = self._widened(name, extra, narrow)
+        nbytes, packed, start, disk = self._wide(name, extra, narrow)
         if disk:
             raise UnsupportedError(f"{self._label}: a zip archive of several disks")
         if method == STORED and nbytes != packed:
@@ -249,8 +215,8 @@ class Archive:
         rest = self._read(start + LOCAL.size, n_name + n_extra)
         if magic != LOCAL_MAGIC or rest[:n_name] != raw or (local_flags, local_method) != (flags, method):
             raise self.bad(f"member {name[:80]!r} and the zip directory contradict each other")
-        local_nbytes, local_packed = self._widened(
-            name, rest[n_name:], [(local_nbytes, FULL32), (local_packed, FULL32)], both=True
+        local_nbytes, local_packed = self._wide(
+            name, rest[n_name:], [(local_nbytes, FULL32), (local_packed, FULL32)], local=True
         )
         local = (local_crc, local_nbytes, local_packed)
         later = bool(flags & DESCRIPTOR)
@@ -286,40 +252,11 @@ class Archive:
             raise self.bad(f"a member is called {name[:80]!r}, which leaves the archive or is no name")
         return name
 
-    def _widened(
-        self, name: str, extra: bytes, values: list[tuple[int, int]], *, both: bool = False
-    ) -> tuple[int, ...]:
-        """Values of 32 bits, or from the zip64 field (id 1) where they are full, which lists those alone in order.
-
-        In a local header the field has to hold both sizes (APPNOTE 4.5.3), also where only one is full.
-        """
-        field = self._zip64_field(name, extra)
-        wide = []
-        for value, full in values:
-            width = 4 if full == FULL16 else 8
-            if value != full or (field is None and full == FULL16):
-                if both and field is not None and len(field) >= width and any(v == FULL32 for v, _ in values):
-                    field = field[width:]
-                wide.append(value)
-                continue
-            if field is None or len(field) < width:
-                raise self.bad(f"member {name[:80]!r} lacks its zip64 sizes")
-            wide.append(int.from_bytes(field[:width], "little"))
-            field = field[width:]
-        return tuple(wide)
-
-    def _zip64_field(self, name: str, extra: bytes) -> bytes | None:
-        found = None
-        while len(extra) >= 4:
-            kind, length = struct.unpack_from("<2H", extra)
-            if 4 + length > len(extra):
-                raise self.bad(f"an extra field of member {name[:80]!r} is cut off")
-            if kind == ZIP64_EXTRA:
-                if found is not None:
-                    raise self.bad(f"member {name[:80]!r} has two zip64 fields")
-                found = extra[4 : 4 + length]
-            extra = extra[4 + length :]
-        return found
+    def _wide(self, name: str, extra: bytes, values: list[tuple[int, int]], *, local: bool = False) -> tuple[int, ...]:
+        try:
+            return widened(extra, values, local=local)
+        except ValueError as problem:
+            raise self.bad(f"member {name[:80]!r} {problem}") from None
 
     def _check_contiguous(self, directory_start: int) -> int:
         position = 0
@@ -369,29 +306,6 @@ class Archive:
         if zlib.crc32(data) != member.crc:
             raise self.bad(f"member {name[:80]!r} is damaged: its CRC does not hold")
         return data
-
-
-def inflated(read: Callable[[int, int], bytes], member: Member, bad: Callable[[str], FormatError]) -> bytes:
-    """The content of a deflated member; never more than ``member.nbytes`` bytes are made.
-
-    Args:
-        read: data of the member at (offset, bytes).
-        member: of method ``DEFLATED``.
-        bad: makes the error.
-    """
-    engine = zlib.decompressobj(-zlib.MAX_WBITS)
-    out = bytearray()
-    at = 0
-    try:
-        while at < member.packed and len(out) <= member.nbytes and not engine.eof:
-            data = read(at, min(_INFLATE_BLOCK, member.packed - at))
-            at += len(data)
-            out += engine.decompress(data, member.nbytes - len(out) + 1)
-    except zlib.error:
-        raise bad(f"member {member.name[:80]!r} is no valid deflate stream") from None
-    if not engine.eof or len(out) != member.nbytes or engine.unused_data or at < member.packed:
-        raise bad(f"member {member.name[:80]!r} does not inflate to its {member.nbytes} bytes")
-    return bytes(out)
 
 
 def names_in(path: Path, head: bytes) -> Iterable[str] | None:

@@ -17,8 +17,9 @@ from typing import Any, Final
 import numpy as np
 
 from unclone.errors import FormatError, MissingExtraError, ParameterError, UnsupportedError
-from unclone.formats.torch_pickle import PICKLE_LIMIT, StorageRef, read_pickle
+from unclone.formats.torch_pickle import PICKLE_LIMIT, read_pickle
 from unclone.formats.torch_tensors import checkpoint_of
+from unclone.formats.torch_values import StorageRef
 from unclone.formats.torch_zip import pickle_member
 from unclone.formats.zip_directory import Archive
 from unclone.model import RestoredModel, RestoredTensor, restore
