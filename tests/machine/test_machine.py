@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shlex
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import unclone
 from unclone import keys
 from unclone.cli.app import run
 from unclone.errors import ParameterError, PartsError, RecordError, SlotError
-from unclone.machine import Machine, enroll_machine, load_machine, reconstruct_machine, replace_part, save_machine
+from unclone.machine import (
+    Machine,
+    enroll_machine,
+    load_machine,
+    reconstruct_machine,
+    render_machine,
+    replace_part,
+    save_machine,
+)
 from unclone.machine.file import share_context
 from unclone.machine.sharing import combine
+from unclone.providers.passphrase import PassphraseProvider
 
 NAMES = ["controller", "camera", "drive", "panel"]
 CHIPS = {name: f"sim:sram?seed={number}" for number, name in enumerate(NAMES, 41)}
@@ -74,6 +87,57 @@ def test_a_part_that_fails_does_not_matter_while_others_do_not(press: Machine) -
     assert secret_of(press, at("camera", "controller", "drive", camera=NEW_CHIP)) == secret_of(
         press, at("camera", "drive")
     )
+
+
+def test_a_part_whose_record_its_source_cannot_read_is_named(press: Machine) -> None:
+    camera = unclone.enroll(PassphraseProvider(lambda _: "violet anchor seventeen marsh", log_n=10))
+    mixed = replace_part(press, at("controller", "drive"), part="camera", device=replace(camera, root="tpm"))
+    with pytest.raises(PartsError) as caught:
+        reconstruct_machine(mixed, {"camera": "tpm:", **at("drive")})
+    assert "enrolled with another root" in caught.value.parts["camera"]
+    assert secret_of(mixed, {"camera": "tpm:", **at("drive", "controller")}) == secret_of(press, at("drive", "camera"))
+
+
+def test_roots_may_be_mixed(press: Machine) -> None:
+    words = PassphraseProvider(lambda _: "violet anchor seventeen marsh", log_n=10)
+    mixed = replace_part(press, at("controller", "drive"), part="camera", device=unclone.enroll(words))
+    with reconstruct_machine(mixed, {"camera": words, "drive": CHIPS["drive"]}) as key:
+        assert keys.public_key(key) == press.public_key
+
+
+def test_buffers_are_wiped_whatever_happens(press: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytearray] = []
+    original = keys.open_share
+
+    def spy(*arguments: Any) -> bytearray | None:
+        share = original(*arguments)
+        assert share is not None
+        opened.append(share)
+        return share
+
+    monkeypatch.setattr(keys, "open_share", spy)
+    reconstruct_machine(press, at("camera", "drive")).wipe()
+    with pytest.raises(PartsError):
+        reconstruct_machine(press, at("camera"))
+
+    class Unplugged:
+        kind = "sim:broken"
+
+        def evaluate(self, challenge: bytes = b"") -> NDArray[np.uint8]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct_machine(press, {"camera": CHIPS["camera"], "drive": Unplugged()})
+    assert len(opened) == 4
+    assert not any(any(share) for share in opened)
+
+
+def test_the_file_holds_no_secret(press: Machine) -> None:
+    key = secret_of(press, at("camera", "drive"))
+    written = render_machine(press)
+    for spelled in (key.hex().encode(), base64.b64encode(key)[:-2], key):
+        assert spelled not in written
+    assert key.hex() not in repr(press)
 
 
 def test_unknown_parts_are_refused(press: Machine) -> None:

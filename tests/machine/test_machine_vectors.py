@@ -138,12 +138,14 @@ SEEN_BY_A_READER_ONLY = {"malformed-need-1.json", "malformed-parts.0.name-3.json
                          "float.json"}  # fmt: skip
 
 
-@pytest.mark.parametrize("entry", INDEX["vectors"], ids=lambda entry: entry["file"])
+NOT_JSON = {"truncated.json", "empty.json", "nested.json", "garbage.json"}
+
+
+@pytest.mark.parametrize(
+    "entry", [e for e in INDEX["vectors"] if e["file"] not in NOT_JSON], ids=lambda entry: entry["file"]
+)
 def test_schema(entry: dict[str, Any]) -> None:
-    try:
-        value = json.loads((VECTORS / entry["file"]).read_bytes())
-    except (ValueError, RecursionError):
-        pytest.skip("not JSON")
+    value = json.loads((VECTORS / entry["file"]).read_bytes())
     valid = jsonschema.Draft202012Validator(SCHEMA).is_valid(value)
     shape_is_wrong = entry["error"] in ("RecordError", "UnsupportedError") and entry["file"] != "duplicate.json"
     assert valid == (not shape_is_wrong or entry["file"] in SEEN_BY_A_READER_ONLY)

@@ -45,18 +45,27 @@ def answers(port: int) -> bool:
 def emulated(state: Path) -> Iterator[str]:
     """A TPM that is powered on, as a ``tcti`` option; the same folder is the same chip."""
     state.mkdir(exist_ok=True)
-    port = free_ports()
-    command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear",
-               "--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={port + 1}"]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    process, port = started(state)
+    with process:
         try:
-            # The server channel takes one connection and ends with it, so only the control channel is asked.
-            until = time.monotonic() + 20
-            while not answers(port + 1) and time.monotonic() < until:
-                time.sleep(0.02)
             yield f"tcti=swtpm:port={port}"
         finally:
             process.kill()
+
+
+def started(state: Path) -> tuple[subprocess.Popen[bytes], int]:
+    """An emulator that answers, and its port; another port where somebody was faster to take one."""
+    for _ in range(10):
+        port = free_ports()
+        command = ["swtpm", "socket", "--tpm2", "--tpmstate", f"dir={state}", "--flags", "not-need-init,startup-clear",
+                   "--server", f"type=tcp,port={port}", "--ctrl", f"type=tcp,port={port + 1}"]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # The server channel takes one connection and ends with it, so only the control channel is asked.
+        while process.poll() is None:
+            if answers(port + 1):
+                return process, port
+            time.sleep(0.02)
+    raise OSError("swtpm does not start")
 
 
 @pytest.fixture

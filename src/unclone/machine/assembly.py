@@ -11,11 +11,20 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Final
 
 from unclone import keys
 from unclone.device_file import load_device
 from unclone.enrollment import Source, reconstruct
-from unclone.errors import ParameterError, PartsError, ReconstructionError, SourceError
+from unclone.errors import (
+    MissingExtraError,
+    ParameterError,
+    PartsError,
+    ReconstructionError,
+    RecordError,
+    SourceError,
+    UnsupportedError,
+)
 from unclone.machine.file import PART_NAME, load_machine, share_context
 from unclone.machine.record import MAX_PARTS, Machine, Part
 from unclone.machine.sharing import combine, split
@@ -24,6 +33,8 @@ from unclone.records import Device, DeviceKey
 __all__ = ["enroll_machine", "reconstruct_machine", "replace_part"]
 
 Record = Device | str | os.PathLike[str]
+_FAULTS: Final = (ReconstructionError, SourceError, RecordError, UnsupportedError, MissingExtraError)
+"""Of one part, which the others may make up for."""
 
 
 def enroll_machine(parts: Mapping[str, Record], *, need: int, name: str = "") -> Machine:
@@ -79,16 +90,16 @@ def reconstruct_machine(
         RecordError: the record is malformed.
     """
     record = machine if isinstance(machine, Machine) else load_machine(machine)
-    shares, states = _collect(record, sources, readings)
+    shares: dict[int, bytearray] = {}
     try:
+        states = _collect(record, sources, readings, shares)
         if len(shares) < record.need:
             raise PartsError(_too_few(record, states), states)
         secret = combine(shares)
     finally:
-        for share in shares.values():
-            share[:] = bytes(len(share))
+        _wipe(*shares.values())
     key = DeviceKey(secret)
-    secret[:] = bytes(len(secret))
+    _wipe(secret)
     if not hmac.compare_digest(keys.public_key(key), record.public_key):
         key.wipe()
         raise ReconstructionError("the parts' shares do not give the machine's key: the machine record was altered")
@@ -139,24 +150,27 @@ def _share(machine: Machine, key: DeviceKey) -> Machine:
     _check_distinct(machine)
     context = share_context(machine)
     shares = split(key.secret, machine.need, [part.index for part in machine.parts])
-    sealed = []
-    for part, share in zip(machine.parts, shares, strict=True):
-        keys.check_suite(part.device.suite)
-        box = keys.seal_share(share, part.device.public_key, context, part.index)
-        sealed.append(replace(part, share=box, check=keys.share_check(share, context, part.index)))
-        share[:] = bytes(len(share))
+    try:
+        sealed = [_seal(part, share, context) for part, share in zip(machine.parts, shares, strict=True)]
+    finally:
+        _wipe(*shares)
     return replace(machine, parts=tuple(sealed))
 
 
+def _seal(part: Part, share: bytearray, context: bytes) -> Part:
+    keys.check_suite(part.device.suite)
+    sealed = keys.seal_share(share, part.device.public_key, context, part.index)
+    return replace(part, share=sealed, check=keys.share_check(share, context, part.index))
+
+
 def _collect(
-    machine: Machine, sources: Mapping[str, Source], readings: int
-) -> tuple[dict[int, bytearray], dict[str, str]]:
-    """Shares by index, at most ``need``, and what became of each part that was tried or is missing."""
+    machine: Machine, sources: Mapping[str, Source], readings: int, shares: dict[int, bytearray]
+) -> dict[str, str]:
+    """Fill ``shares`` by index, up to ``need``; what became of each part that was tried or is missing."""
     for name in sources:
         if machine.part(name) is None:
             raise ParameterError(f"the machine has no part {name!r}; it has {_names(machine)}")
     context = share_context(machine)
-    shares: dict[int, bytearray] = {}
     states = {part.name: "missing" for part in machine.parts if part.name not in sources}
     for name, source in sources.items():
         part = machine.part(name)
@@ -165,9 +179,9 @@ def _collect(
         try:
             shares[part.index] = _open_share(part, source, context, readings)
             states[name] = "present"
-        except (ReconstructionError, SourceError) as problem:
+        except _FAULTS as problem:
             states[name] = str(problem)
-    return shares, states
+    return states
 
 
 def _open_share(part: Part, source: Source, context: bytes, readings: int) -> bytearray:
@@ -176,9 +190,14 @@ def _open_share(part: Part, source: Source, context: bytes, readings: int) -> by
     if share is None:
         raise ReconstructionError("the device is right, but its share was altered")
     if not hmac.compare_digest(keys.share_check(share, context, part.index), part.check):
-        share[:] = bytes(len(share))
+        _wipe(share)
         raise ReconstructionError("the device is right, but its share is forged")
     return share
+
+
+def _wipe(*buffers: bytearray) -> None:
+    for buffer in buffers:
+        buffer[:] = bytes(len(buffer))
 
 
 def _too_few(machine: Machine, states: Mapping[str, str]) -> str:
