@@ -414,6 +414,40 @@ def test_real_networks(path: Path, tmp_path: Path, device: Device, key: DeviceKe
         assert [item.shape for item in true] == [item.shape for item in wrong]
 
 
+@pytest.mark.slow
+def test_the_interpreter_of_microcontrollers_takes_a_bound_model(tmp_path: Path, device: Device) -> None:
+    micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime", reason="tflite-micro is not installed")
+    path, bound = small_network().save(tmp_path / "m.tflite"), tmp_path / "b.tflite"
+    unclone.bind(path, device, bound)
+    x = np.random.default_rng(0).normal(0, 1, (2, 8)).astype(np.float32)
+
+    def answer(model: Path) -> np.ndarray:
+        made = micro.Interpreter.from_file(str(model), arena_size=20_000)
+        made.set_input(x, 0)
+        made.invoke()
+        return made.get_output(0)
+
+    true, wrong = answer(path), answer(bound)
+    assert true.shape == wrong.shape == (4, 3)
+    assert not np.allclose(true, wrong)
+
+
+@pytest.mark.slow
+def test_the_compiled_model_takes_a_bound_model(tmp_path: Path, device: Device) -> None:
+    compiled = pytest.importorskip("ai_edge_litert.compiled_model", reason="this ai-edge-litert has no CompiledModel")
+    path, bound = small_network().save(tmp_path / "m.tflite"), tmp_path / "b.tflite"
+    unclone.bind(path, device, bound)
+    results = []
+    for model in (path, bound):
+        made = compiled.CompiledModel.from_file(str(model))
+        inputs, outputs = made.create_input_buffers(0), made.create_output_buffers(0)
+        inputs[0].write(np.linspace(-1, 1, 16, dtype=np.float32))
+        made.run_by_index(0, inputs, outputs)
+        results.append(outputs[0].read(12, np.float32))
+    assert np.isfinite(results[1]).all()
+    assert not np.allclose(*results)
+
+
 def test_the_header_is_read_from_its_place(tmp_path: Path, device: Device) -> None:
     bound = tmp_path / "b.tflite"
     unclone.bind(small_network().save(tmp_path / "m.tflite"), device, bound)
