@@ -1,4 +1,4 @@
-"""Verbs of the lab: demo."""
+"""Verbs of the lab: demo, and those of evaluate_verbs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from unclone.cli import evaluate_verbs
 from unclone.cli.output import JsonFlag, emit, note
 
 __all__ = ["register"]
@@ -15,6 +16,7 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(demo)
+    evaluate_verbs.register(app)
 
 
 def demo(

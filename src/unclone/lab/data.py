@@ -11,7 +11,7 @@ from typing import Final
 
 from unclone.errors import InputError
 
-__all__ = ["FILES", "DataFile", "MissingDataError", "data_file", "data_folder"]
+__all__ = ["FILES", "DataFile", "MissingDataError", "cache_folder", "data_file", "data_folder"]
 
 
 class MissingDataError(InputError):
@@ -94,3 +94,9 @@ def data_file(name: str) -> Path:
 def _digest(path: Path, _modified: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where the lab keeps what took long: ``UNCLONE_CACHE``, else ``unclone`` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("UNCLONE_CACHE") or Path(base, "unclone"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def spoken_digits() -> tuple[Data, Data]:
         samples, offsets = data["samples"], data["offsets"]
         labels, takes = data["label"].astype(np.int64), data["speaker_take"]
     bank = _mel_bank()
-    clips = [_log_mel(samples[start:end], bank) for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    clips = [_log_mel(samples[start:end], bank) for start, end in pairwise(offsets)]
     frames = np.stack(clips)
     held_out = np.array([int(str(take).rsplit("_", 1)[1]) < 5 for take in takes])
     frames = (frames - frames[~held_out].mean()) / frames[~held_out].std()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
@@ -15,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from unclone.errors import FormatError
 from unclone.lab.contracts import Array, Data, Weights
+from unclone.lab.data import cache_folder
 from unclone.lab.metrics import chance_level, score_outputs
 from unclone.lab.tasks.networks import weight_kinds
 from unclone.lab.tasks.training import ModuleNetwork, Recipe, draw, run, train
@@ -129,9 +129,3 @@ class NetworkTask:
         chosen = draw(self._train, labels, seed) if data is None else data
         regression = self.metric == "mae"
         return train(self.network, start, chosen, seed, self.recipe, effort=effort, free=free, regression=regression)
-
-
-def cache_folder() -> Path:
-    """Where the lab keeps what took long: ``UNCLONE_CACHE``, else ``unclone`` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("UNCLONE_CACHE") or Path(base, "unclone"))

@@ -1,0 +1,194 @@
+"""One run of the lab: a task, a scheme, an attack, so many labels, a seed. Pure data in, pure data out, cached."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from unclone._version import __version__
+from unclone.errors import InputError, UncloneError
+from unclone.lab.contracts import Outcome, Task, Weights
+from unclone.lab.registry import attack_named, scheme_named
+from unclone.lab.tasks import open_task
+
+__all__ = ["BASELINE", "Cache", "Job", "JobResult", "TaskSource", "run_job", "task_digest"]
+
+BASELINE: Final = "from-scratch"
+"""Name of the job that trains without the file; of an attack without labels, an untrained network or a constant."""
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Where a task comes from, small enough to travel to another process.
+
+    Attributes:
+        name: for ``open_task``, or the path of an ONNX model.
+        data: path of a ``.npz`` with inputs and labels, for an ONNX model.
+        metric: for an ONNX model.
+    """
+
+    name: str
+    data: str = ""
+    metric: str = ""
+
+    def open(self) -> Task:
+        """The task; opened once in a process."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=4)
+def _opened(source: TaskSource) -> Task:
+    if not source.data:
+        return open_task(source.name)
+    from unclone.lab.tasks.onnx_task import OnnxTask
+
+    return OnnxTask(Path(source.name), Path(source.data), source.metric or "accuracy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to run.
+
+    Attributes:
+        task: where the task comes from.
+        digest: of the task's weights and test data (``task_digest``).
+        scheme: a name in ``unclone.lab.schemes.SCHEMES``.
+        attack: a name in ``unclone.lab.attacks.ATTACKS``, or ``BASELINE``.
+        labels: labelled samples of the attacker.
+        seed: of the device, the samples and the training.
+        effort: multiplies the steps of training.
+    """
+
+    task: TaskSource
+    digest: str
+    scheme: str
+    attack: str
+    labels: int
+    seed: int
+    effort: float
+
+    def key(self) -> str:
+        """Digest of everything that the result depends on, the lab's own code included."""
+        parts = {**asdict(self), "task": "", "version": __version__, "code": _code_digest()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class JobResult:
+    """What came of it.
+
+    Attributes:
+        score: the task's metric; ``None`` where the attack does not apply.
+        seconds: processor time.
+        queries: questions to an oracle.
+        detail: figures of the attack.
+        problem: why it does not apply.
+    """
+
+    score: float | None
+    seconds: float = 0.0
+    queries: int = 0
+    detail: dict[str, float] = field(default_factory=dict)
+    problem: str = ""
+
+
+class Cache:
+    """Results on disk, by content: an interrupted run resumes where it was.
+
+    Args:
+        folder: where they lie; ``None`` for no cache.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def get(self, job: Job) -> JobResult | None:
+        """The result of a job that ran before; a file that is damaged counts as none."""
+        if self._folder is None:
+            return None
+        try:
+            return JobResult(**json.loads((self._folder / f"{job.key()}.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def put(self, job: Job, result: JobResult) -> None:
+        """Keep a result."""
+        if self._folder is None:
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        target = self._folder / f"{job.key()}.json"
+        temporary = target.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(result)))
+        temporary.replace(target)
+
+
+def run_job(job: Job) -> JobResult:
+    """Lock, attack, score. Runs in a worker process, on one thread.
+
+    An attack that does not apply to the task or the scheme is a result with ``problem``, not an error.
+    """
+    task = job.task.open()
+    start = time.process_time()
+    if job.attack == BASELINE:
+        score = baseline_score(task, job.labels, job.seed, job.effort)
+        return JobResult(score, time.process_time() - start)
+    try:
+        locked = scheme_named(job.scheme).lock(task.weights(), job.seed)
+        start = time.process_time()
+        outcome: Outcome = attack_named(job.attack).run(
+            task, locked, labels=job.labels, seed=job.seed, effort=job.effort
+        )
+    except InputError as problem:
+        return JobResult(None, time.process_time() - start, problem=str(problem))
+    except UncloneError as problem:
+        return JobResult(None, time.process_time() - start, problem=f"{type(problem).__name__}: {problem}")
+    detail = {name: float(value) for name, value in outcome.detail.items()}
+    return JobResult(float(outcome.score), time.process_time() - start, outcome.queries, detail)
+
+
+def baseline_score(task: Task, labels: int, seed: int, effort: float) -> float:
+    """What the same labels, seed and effort give without the file.
+
+    Without labels that is the better of a constant answer and a network as it is initialised.
+    """
+    if not task.trainable:
+        return task.chance
+    start = task.initialise(seed)
+    trained = task.fit(start, labels, seed, effort=effort) if labels else start
+    return max(task.chance, task.score(trained))
+
+
+def task_digest(task: Task) -> str:
+    """Digest of the victim's weights, the test data and the size of the training data."""
+    digest = hashlib.sha256(f"{task.name} {task.metric} {task.train_size}".encode())
+    inputs, labels = task.test_data()
+    _update(digest, {"inputs": np.asarray(inputs), "labels": np.asarray(labels)})
+    _update(digest, task.weights())
+    return digest.hexdigest()
+
+
+def _update(digest: Any, arrays: Mapping[str, Any] | Weights) -> None:
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+
+
+@lru_cache(maxsize=1)
+def _code_digest() -> str:
+    """Of the code that results depend on: tasks, attacks, schemes, this file."""
+    here = Path(__file__).parent
+    digest = hashlib.sha256()
+    for folder in ("tasks", "attacks", "schemes"):
+        for path in sorted((here / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    return digest.hexdigest()
