@@ -129,10 +129,15 @@ def object_of(restored: RestoredModel, map_location: Any = None) -> Any:
 
     Raises:
         FormatError: neither a PyTorch nor a safetensors file.
+        ParameterError: ``map_location`` is missing for a device that is not here, or is no device.
     """
     if restored.header.format == "safetensors":
         tensors = tensors_of(restored)
-        return tensors if map_location is None else {name: item.to(map_location) for name, item in tensors.items()}
+        if map_location is None:
+            return tensors
+        if not isinstance(map_location, str | _torch().device):
+            raise ParameterError("of a safetensors file, map_location is the name of a device or a torch.device")
+        return {name: item.to(map_location) for name, item in tensors.items()}
     if restored.header.format != "torch":
         raise FormatError(f"a {restored.header.format} model was given where torch or safetensors is needed")
     return _unpickled(restored, map_location)
