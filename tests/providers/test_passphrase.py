@@ -6,7 +6,10 @@ import base64
 import hashlib
 import json
 import os
+import pty
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +170,27 @@ def test_no_terminal_is_an_error_and_nothing_is_echoed(monkeypatch: pytest.Monke
     monkeypatch.setattr("getpass.getpass", getpass.fallback_getpass)
     with pytest.raises(SourceError, match="no terminal"):
         unclone.enroll("passphrase:")
+
+
+def test_a_real_terminal_is_asked_and_echoes_nothing(tmp_path: Path) -> None:
+    record = tmp_path / "bench.json"
+    enroll = [sys.executable, "-m", "unclone", "enroll", "passphrase:?log_n=10", "-o", str(record)]
+    terminal, inner = pty.openpty()
+    with subprocess.Popen(enroll, stdin=inner, stdout=inner, stderr=inner, start_new_session=True) as child:
+        os.close(inner)
+        shown = b""
+        for prompt in (b"New passphrase: ", b"Again: "):
+            while prompt not in shown:
+                shown += os.read(terminal, 4096)
+            os.write(terminal, STRONG.encode() + b"\n")
+        with suppress(OSError):  # a pseudo-terminal ends with EIO
+            while data := os.read(terminal, 4096):
+                shown += data
+    os.close(terminal)
+    assert child.returncode == 0
+    assert b"not a PUF" in shown
+    assert STRONG.encode() not in shown
+    unclone.reconstruct(record, saying(STRONG)).wipe()
 
 
 @pytest.mark.parametrize(

@@ -36,11 +36,10 @@ def note(text: str) -> None:
 @contextmanager
 def noted_warnings() -> Iterator[None]:
     """Warnings of the library, told as notes."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", UserWarning)
+        warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}")
         yield
-    for warning in caught:
-        note(f"warning: {warning.message}")
 
 
 def table(rows: list[tuple[str, str]]) -> str:
