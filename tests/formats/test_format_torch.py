@@ -7,6 +7,7 @@ import collections
 import contextlib
 import io
 import pickle
+import random as rng
 import warnings
 import zipfile
 from pathlib import Path
@@ -30,7 +31,7 @@ from unclone.records import Device, DeviceKey, Header
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from unclone.runtime.torch import load  # noqa: E402
+from unclone.runtime.torch import load, object_of  # noqa: E402
 
 FLOATS = ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"]
 INTEGERS = ["int8", "uint8", "int16", "int32", "int64", "uint16", "uint32", "uint64"]
@@ -416,3 +417,24 @@ def test_a_restored_image_is_the_ordinary_file_to_torch(tmp_path: Path, device: 
         stream.flush()
         TorchZip().mend(restored.layout, [stream])
     assert same(torch.load(tmp_path / "b.pt", weights_only=True), torch.load(tmp_path / "m.pt", weights_only=True))
+
+
+def test_flipped_bits_of_a_bound_file_are_found(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    bind(tmp_path, {"w": torch.ones(20), "step": 3}, device)
+    content = (tmp_path / "b.pt").read_bytes()
+    for bit in rng.Random(3).sample(range(8 * len(content)), 200):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << (bit % 8)
+        (tmp_path / "c.pt").write_bytes(changed)
+        with pytest.raises(UncloneError):
+            load(tmp_path / "c.pt", key)
+
+
+def test_a_checkpoint_needs_every_tensor(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    bind(tmp_path, {"a": torch.ones(3), "b": torch.ones(3)}, device)
+    with pytest.raises(FormatError, match="'b' was not restored"):
+        object_of(unclone.restore(tmp_path / "b.pt", key, tensors=["a"]))
+    restored = unclone.restore(tmp_path / "b.pt", key)
+    (tmp_path / "b.pt").unlink()
+    with pytest.raises(FormatError, match="cannot read"):
+        object_of(restored)

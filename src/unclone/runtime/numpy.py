@@ -59,8 +59,11 @@ def _array(restored: RestoredModel, tensor: RestoredTensor) -> NDArray[Any]:
     if carrier is not None and carrier.kept:
         before = carrier.read(region.file, start, region.offset)  # the bytes that were verified
     else:
-        with restored.layout.files[region.file].open("rb") as stream:
-            before = os.pread(stream.fileno(), region.offset - start, start)
+        try:
+            with restored.layout.files[region.file].open("rb") as stream:
+                before = os.pread(stream.fileno(), region.offset - start, start)
+        except OSError as problem:
+            raise FormatError(f"cannot read {restored.layout.files[region.file]}: {problem.strerror}") from None
     header = header_before(before, f"array {tensor.name[:80]!r}")
     if header.nbytes != region.nbytes:
         raise FormatError(f"{restored.layout.files[0]} changed while it was read")

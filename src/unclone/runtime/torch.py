@@ -177,6 +177,8 @@ def _unpickled(restored: RestoredModel, map_location: Any) -> Any:
 
     def persistent_load(identity: Any) -> Any:
         _, kind, key, location, _ = identity
+        if names[key] not in restored:
+            raise FormatError(f"{label}: {names[key][:80]!r} was not restored; restore every tensor for a checkpoint")
         if key not in made:
             storage, dtype = _storage(restored[names[key]], storages[key], kind)
             try:
@@ -213,12 +215,15 @@ def _pickle_bytes(restored: RestoredModel) -> bytes:
     """The pickle, from the bytes that were verified."""
     path: Path = restored.layout.files[0]
     carrier = restored.carrier
-    with path.open("rb") as stream:
-        archive = Archive(stream.fileno(), path)
-        member = pickle_member(archive, path)
-        if carrier is not None and carrier.kept:
-            return carrier.read(0, member.data, member.data + member.nbytes)
-        return archive.content(member.name, PICKLE_LIMIT)
+    try:
+        with path.open("rb") as stream:
+            archive = Archive(stream.fileno(), path)
+            member = pickle_member(archive, path)
+            if carrier is None or not carrier.kept:
+                return archive.content(member.name, PICKLE_LIMIT)
+    except OSError as problem:
+        raise FormatError(f"cannot read {path}: {problem.strerror}") from None
+    return carrier.read(0, member.data, member.data + member.nbytes)
 
 
 def _is_state_dict(value: Any) -> bool:
