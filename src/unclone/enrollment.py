@@ -91,7 +91,7 @@ def _check_limit(puf: PUF, bits: int) -> None:
     limit = getattr(puf, "entropy_limit", float(bits))
     if limit < bits:
         raise EnrollmentError(
-            f"{puf.kind} can hold {limit:,.0f} bits at most in its {bits:,} responses, so they are not independent and "
+            f"{puf.kind} can hold {int(limit):,} bits at most in its {bits:,} responses, so they are not independent: "
             "helper data could reveal them all: fewer responses (bits), or more chains or stages"
         )
 
@@ -231,7 +231,8 @@ def refresh(
     with key:
         key_bits = record.report.key_bits
         new = extractor.regenerate(responses, record.helper, key_bits=key_bits, failure=failure, error_rate=error_rate)
-        return _seal(replace(record, helper=new.helper, report=new.report), key, new.secret)
+        report = replace(new.report, notes=(*new.report.notes, *getattr(puf, "notes", ())))
+        return _seal(replace(record, helper=new.helper, report=report), key, new.secret)
 
 
 def _seal(device: Device, key: DeviceKey, secret: bytes) -> Device:

@@ -37,10 +37,16 @@ def open_vault(address):
 
 def open_nothing(address):
     return object()
+
+def open_liar(address):
+    vault = Vault("top")
+    vault.root = "puf"
+    return vault
 """
 ENTRIES = """[unclone.providers]
 vault = vault_plug_in:open_vault
 hollow = vault_plug_in:open_nothing
+liar = vault_plug_in:open_liar
 gone = vault_plug_in:open_gone
 tpm = vault_plug_in:open_vault
 """
@@ -71,6 +77,8 @@ def test_what_is_wrong_with_a_plug_in_is_said(installed: None) -> None:
         find_provider("vault:?odd=1")
     with pytest.raises(SourceError, match="without root, create and recover"):
         find_provider("hollow:")
+    with pytest.raises(SourceError, match="calls itself a PUF"):
+        find_provider("liar:")
     with pytest.raises(SourceError, match="open_gone"):
         find_provider("gone:")
     states = {entry.scheme: entry.state for entry in list_providers()}

@@ -110,6 +110,7 @@ def test_it_keys_a_device_and_says_what_it_is() -> None:
     assert any("can model it" in note for note in device.report.notes)
     with unclone.reconstruct(device, KEYED) as key, unclone.reconstruct(device, KEYED) as again:
         assert bytes(key.secret) == bytes(again.secret)
+    assert any("can model it" in note for note in unclone.refresh(device, KEYED).report.notes)
     for foreign in ("sim:arbiter?seed=8", "sim:arbiter?seed=7&schedule=other"):
         with pytest.raises(ReconstructionError):
             unclone.reconstruct(device, foreign)

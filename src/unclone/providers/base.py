@@ -89,6 +89,8 @@ def find_provider(uri: str, *, plug_ins: bool = True) -> KeyProvider | None:
         raise SourceError(f"key provider {scheme!r} failed to open: {type(problem).__name__}: {problem}") from problem
     if not isinstance(provider, KeyProvider):
         raise SourceError(f"plug-in {entry} gave something without root, create and recover")
+    if provider.root == "puf":
+        raise SourceError(f"plug-in {entry} calls itself a PUF; a key provider is none, and a PUF is a source")
     return provider
 
 
