@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import unclone
+from unclone.cli.app import run
 from unclone.errors import MissingExtraError, ReconstructionError, RecordError, SourceError
 from unclone.records import HelperData
 
@@ -136,6 +137,40 @@ def test_the_boot_state_is_part_of_the_key_on_request(tpm: str) -> None:
     secret_of(free, f"tpm:?{tpm}")
     again = unclone.refresh(moved, f"tpm:?{tpm}&pcrs=0,7")  # and to the new state
     assert secret_of(again, f"tpm:?{tpm}") == before
+
+
+def test_the_verbs_end_to_end_and_a_machine_with_a_tpm(
+    tpm: str, tmp_path: Path, model_file: Path, device: unclone.Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gateway, press, bound = (str(tmp_path / name) for name in ("gateway.json", "press.json", "bound.safetensors"))
+    chip = str(tmp_path / "chip.json")
+    unclone.save_device(device, chip)
+    source = f"tpm:?{tpm}"
+    assert run(["enroll", source + "&pcrs=7", "-o", gateway]) == 0
+    assert "tpm, not a PUF" in capsys.readouterr().out
+    assert (
+        run(["machine", "enroll", "--need", "2", "--part", f"gateway={gateway}", "--part", f"chip={chip}", "-o", press])
+        == 0
+    )
+    assert run(["bind", str(model_file), "--to", gateway, "--to", press, "-o", bound]) == 0
+    alone = ["restore", bound, "--device", gateway, "--source", source]
+    together = [
+        "machine",
+        "restore",
+        bound,
+        "--machine",
+        press,
+        "--part",
+        f"gateway={source}",
+        "--part",
+        "chip=sim:sram?seed=7",
+    ]
+    assert [run(alone), run(together)] == [0, 0]
+    assert run(["health", "--device", gateway, "--source", source]) == 0
+    extend(tpm, 7)
+    capsys.readouterr()
+    assert [run(alone), run(together)] == [3, 3]
+    assert "gateway: the TPM did not release the key" in capsys.readouterr().err
 
 
 def altered(device: unclone.Device, **fields: object) -> unclone.Device:
