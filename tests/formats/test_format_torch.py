@@ -438,3 +438,34 @@ def test_a_checkpoint_needs_every_tensor(tmp_path: Path, device: Device, key: De
     (tmp_path / "b.pt").unlink()
     with pytest.raises(FormatError, match="cannot read"):
         object_of(restored)
+
+
+def test_keys_that_look_alike(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    value = {
+        "a/b": torch.ones(3),
+        "a": {"b": torch.ones(4)},
+        1: torch.ones(5),
+        "1": torch.ones(6),
+        (1, 2): torch.ones(7),
+        (3,): torch.ones(8),
+        "\ud800": torch.ones(9),
+        "": torch.ones(2),
+        None: [torch.ones(1)],
+    }
+    header = bind(tmp_path, value, device)
+    assert [tensor.name for tensor in header.tensors] == [
+        "a/b", "a/b#1", "1", "1#3", "<tuple>", "<tuple>#5", "\\ud800", "", "<NoneType>/0",
+    ]  # fmt: skip
+    assert same(load(tmp_path / "b.pt", key), value)
+    ambiguous = {"1#3": torch.ones(3), "x": torch.ones(1), 1: torch.ones(5), "1": torch.ones(6)}
+    with pytest.raises(FormatError, match="two storages would be called '1#3'"):
+        bind(tmp_path, ambiguous, device, force=True)
+
+
+def test_a_cycle_ends(tmp_path: Path, device: Device, key: DeviceKey) -> None:
+    value: dict[str, Any] = {"w": torch.ones(3)}
+    value["self"] = value
+    bind(tmp_path, value, device)
+    loaded = load(tmp_path / "b.pt", key)
+    assert loaded["self"] is loaded
+    assert torch.equal(loaded["w"], value["w"])
