@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 import unclone
 from unclone import Device, DeviceKey
 from unclone.cli.app import run
-from unclone.errors import ParameterError, SlotError
+from unclone.errors import ParameterError, SlotError, UnsupportedError
 from unclone.runtime.program import bound_arguments, run_program
 
 READER = """
@@ -123,3 +123,12 @@ sys.exit(0 if all((a[name] == b[name]).all() for name in a) and len(a) == len(b)
 def test_the_verb_needs_a_program(capsys: pytest.CaptureFixture[str], tmp_path: Path, device: Device) -> None:
     unclone.save_device(device, tmp_path / "d.json")
     assert run(["exec", "--device", str(tmp_path / "d.json"), "--source", "sim:sram?seed=7"]) == 2
+
+
+def test_formats_that_no_path_in_memory_serves(key: DeviceKey, device: Device, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["layer/kernel"] = np.ones((8, 8), dtype=np.float32)
+    unclone.bind(tmp_path / "m.h5", device, tmp_path / "b.h5")
+    with pytest.raises(UnsupportedError, match=r"runtime\.keras"):
+        run_program(["cat", str(tmp_path / "b.h5")], key, core_dumps=True)

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from unclone.errors import FormatError, MissingExtraError, ParameterError, ResourceError, UnsupportedError
+from unclone.errors import FormatError, MissingExtraError, ParameterError, UnsupportedError
 from unclone.formats.keras import WEIGHTS
 from unclone.formats.zip_directory import Archive
 from unclone.model import open_bound
 from unclone.model.image import fill_image
 from unclone.records import DeviceKey
+from unclone.runtime.memory_file import memory_file
 
 __all__ = ["load_model", "load_weights"]
 
@@ -145,23 +146,13 @@ def _keras() -> Any:
 @contextmanager
 def _image(path: str | os.PathLike[str], key: DeviceKey) -> Iterator[tuple[str, BinaryIO]]:
     """The format, and the restored file in memory."""
-    with _memory_file() as image:
+    with memory_file("unclone") as image:
         with open_bound(path, key) as bound:
             if bound.header.format not in ("keras", "hdf5"):
                 raise FormatError(f"{os.fspath(path)} is {bound.header.format}, not a model of Keras")
             fill_image(bound, [image])
             kind = bound.header.format
         yield kind, image
-
-
-@contextmanager
-def _memory_file() -> Iterator[BinaryIO]:
-    try:
-        descriptor = os.memfd_create("unclone", os.MFD_CLOEXEC)
-    except (OSError, AttributeError) as problem:
-        raise ResourceError(f"this system has no files in memory (memfd_create): {problem}") from None
-    with os.fdopen(descriptor, "w+b") as stream:
-        yield stream
 
 
 def _weights_of(image: BinaryIO) -> _Hdf5View:
@@ -191,7 +182,7 @@ def _without_weights(image: BinaryIO) -> Iterator[str]:
     with h5py.File(_weights_of(image), "r") as source, h5py.File(zeros, "w") as target:
         _copy_without_weights(h5py, source, target)
     image.seek(0)
-    with _memory_file() as out, tempfile.TemporaryDirectory(prefix="unclone-") as folder:
+    with memory_file("unclone") as out, tempfile.TemporaryDirectory(prefix="unclone-") as folder:
         with zipfile.ZipFile(image) as archive, zipfile.ZipFile(out, "w") as written:
             for member in archive.infolist():
                 data = zeros.getvalue() if member.filename == WEIGHTS else archive.read(member)

@@ -10,8 +10,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-from unclone.errors import InputError, ParameterError
+from unclone.errors import InputError, ParameterError, UnsupportedError
 from unclone.hardening import disable_core_dumps
 from unclone.model import inspect, open_bound
 from unclone.model.image import fill_image
@@ -19,6 +20,8 @@ from unclone.records import DeviceKey
 from unclone.runtime.memory_file import memory_file, seal
 
 __all__ = ["bound_arguments", "run_program"]
+
+_NO_PATHS: Final = frozenset(["hdf5", "keras"])
 
 
 def bound_arguments(arguments: Sequence[str]) -> list[int]:
@@ -71,6 +74,11 @@ def run_program(arguments: Sequence[str], key: DeviceKey, *, core_dumps: bool = 
 @contextmanager
 def _restored(path: Path, key: DeviceKey) -> Iterator[tuple[Path, list[int]]]:
     with open_bound(path, key) as bound:
+        if bound.header.format in _NO_PATHS:
+            raise UnsupportedError(
+                f"{path}: programs cannot read {bound.header.format} from memory by a path (HDF5 asks for the real one, "
+                "and Keras may unpack to disk); use unclone.runtime.keras"
+            )
         files = bound.layout.files
         with ExitStack() as stack:
             streams = [stack.enter_context(memory_file(file.name)) for file in files]
