@@ -127,7 +127,7 @@ def _type_of(descr: Any, label: str) -> tuple[str, int]:
     if not isinstance(descr, str):
         raise UnsupportedError(f"{label} holds records; save each field as an array of its own")
     found = _DESCR.fullmatch(descr)
-    kind, size = (found[1], int(found[2] or 0)) if found else ("", 0)
+    kind, size, unit = (found[1], int(found[2] or 0), found[3]) if found else ("", 0, None)
     if kind == "O":
         raise UnsupportedError(f"{label} holds Python objects, which are pickles; save plain arrays")
     if descr.startswith(">") and size > 1:
@@ -138,14 +138,14 @@ def _type_of(descr: Any, label: str) -> tuple[str, int]:
         item = int(np.dtype(descr).itemsize) if found else 0
     except (TypeError, ValueError):
         item = 0
-    if kind in "US" and found and not found[3]:
+    if kind and kind in "US" and not unit:
         return "string", item
-    if kind == "V" and item and item == size and not found[3]:
+    if kind == "V" and item and item == size and not unit:
         return "uint8", item
-    if kind in "mM" and item == 8:
+    if kind and kind in "mM" and item == 8:
         return "int64", 8
     if descr in ("|b1", "?", "|?"):
         return "bool", 1
-    if item == size and size in _SIZES.get(kind, ()) and not found[3]:
+    if item == size and size in _SIZES.get(kind, ()) and not unit:
         return f"{_NAMES[kind]}{8 * size}", item
     raise UnsupportedError(f"{label} is of the type {str(descr)[:40]!r}, which this release does not bind")

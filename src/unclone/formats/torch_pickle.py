@@ -68,7 +68,7 @@ _COUNTED: Final = {
     "SHORT_BINSTRING": struct.Struct("<B"),
     "LONG1": struct.Struct("<B"),
 }
-_NAMES: Final = {ord(code): opcode.name for code, opcode in pickletools.code2op.items()}
+_NAMES: Final = {ord(opcode.code): opcode.name for opcode in pickletools.opcodes}
 
 
 def _opcodes(data: bytes) -> Iterator[tuple[str, Any]]:
