@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -40,9 +39,13 @@ def run_cli(arguments: list[str], program: list[str]) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_program_reads_the_true_weights(bound: Path, model_file: Path, device: Device, tmp_path: Path) -> None:
+def test_a_program_reads_the_true_weights(
+    bound: Path, model_file: Path, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unclone.save_device(device, tmp_path / "d.json")
-    before = set(os.listdir("/tmp"))
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
     done = run_cli(
         ["exec", "--device", str(tmp_path / "d.json"), "--source", "sim:sram?seed=7", "--"],
         [sys.executable, "-c", READER, str(bound), "3"],
@@ -51,7 +54,7 @@ def test_a_program_reads_the_true_weights(bound: Path, model_file: Path, device:
     expected = float(abs(load_file(model_file)["layer.weight"]).sum())
     assert "bound.safetensors" in done.stdout
     assert done.stdout.split()[-1] == str(expected)
-    assert not [name for name in set(os.listdir("/tmp")) - before if name.startswith("unclone-")]
+    assert not list(folder.iterdir())
 
 
 def test_json_and_a_foreign_chip(bound: Path, device: Device, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def _restored(path: Path, key: DeviceKey) -> Iterator[tuple[Path, list[int]]]:
     with open_bound(path, key) as bound:
         if bound.header.format in _NO_PATHS:
             raise UnsupportedError(
-                f"{path}: programs cannot read {bound.header.format} from memory by a path (HDF5 asks for the real one, "
+                f"{path}: programs cannot read {bound.header.format} from memory by path (HDF5 asks for the real one, "
                 "and Keras may unpack to disk); use unclone.runtime.keras"
             )
         files = bound.layout.files
