@@ -181,7 +181,7 @@ def _prepare(
             tensors[name] = torch.from_numpy(value.copy())
             continue
         plain = np.nan_to_num(value.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        tensor = torch.from_numpy(np.clip(plain, -_LARGEST, _LARGEST))
+        tensor = torch.from_numpy(np.asarray(np.clip(plain, -_LARGEST, _LARGEST)))
         tensors[name] = tensor
         mask = free.get(name)
         if name in network.fixed:

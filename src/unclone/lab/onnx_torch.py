@@ -1,0 +1,241 @@
+"""An ONNX graph as a differentiable function of its weights, so that the attacks that train run on it, too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from unclone.errors import MissingExtraError, UnsupportedError
+from unclone.lab.contracts import Array, Weights
+from unclone.lab.onnx_operators import OPERATORS, Node
+from unclone.lab.onnx_recurrent import RECURRENT
+
+try:
+    import torch
+    from torch.nn import functional
+except ImportError:
+    raise MissingExtraError("torch", "lab") from None
+
+__all__ = ["OnnxNetwork"]
+
+_ALL: Final = {**OPERATORS, **RECURRENT}
+_NEUTRAL: Final = frozenset(["Identity", "Dropout", "Cast"])
+
+
+class OnnxNetwork:
+    """A ``unclone.lab.tasks.training.Network`` of an ONNX model.
+
+    Args:
+        model: an ``onnx.ModelProto`` with its constants as initialisers, with one input.
+        trained: names of the initialisers that are weights.
+        output: name of the output that holds the scores.
+
+    Attributes:
+        kinds: weight name -> one of ``unclone.lab.contracts.KINDS``.
+        integers: weights that are whole numbers.
+
+    Raises:
+        UnsupportedError: operators that are not understood, all of them named.
+    """
+
+    def __init__(self, model: Any, trained: frozenset[str], output: str) -> None:
+        from onnx import numpy_helper
+
+        graph = model.graph
+        opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=13)
+        names = {item.name for item in graph.initializer}
+        entries = [item for item in graph.input if item.name not in names]
+        if len(entries) != 1:
+            raise UnsupportedError(f"the model has {len(entries)} inputs; the lab takes models with one")
+        self._input = entries[0].name
+        dimensions = entries[0].type.tensor_type.shape.dim
+        declared = dimensions[0].dim_value if dimensions else 0
+        self._nodes = [_node(item, opset, declared) for item in graph.node]
+        missing = sorted({node.kind for node in self._nodes if node.kind not in _ALL})
+        if missing:
+            raise UnsupportedError(f"operators that the lab does not train through: {', '.join(missing)}")
+        self._output = output
+        self._makers = {name: node for node in self._nodes for name in node.outputs}
+        self._logits = self._before_activation()
+        self._last_use = _last_uses(self._nodes, {output, self._logits})
+        values = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
+        self._constants = {name: _tensor(value) for name, value in values.items() if name not in trained}
+        self._true = {name: values[name] for name in values if name in trained}
+        self.kinds, self._fans = _roles(self._nodes, self._true)
+        statistics = {name for node in self._nodes if node.kind == "BatchNormalization" for name in node.inputs[3:5]}
+        whole = {name for name, value in self._true.items() if not np.issubdtype(value.dtype, np.floating)}
+        self.fixed = frozenset(statistics | whole | self.scalars)
+        self.integers = frozenset(whole)
+
+    @property
+    def scalars(self) -> set[str]:
+        """Single numbers: part of the architecture (a slope, a temperature), known to any attacker."""
+        return {name for name, value in self._true.items() if value.size == 1}
+
+    def forward(self, weights: Mapping[str, Any], inputs: Any, *, training: bool) -> Any:
+        """Outputs, shape ``(samples, classes)``; logits in training, where the graph ends in softmax or sigmoid."""
+        values: dict[str, Any] = {**self._constants, self._input: _float(inputs)}
+        values.update((name, _float(value)) for name, value in weights.items())
+        values[""] = None
+        wanted = self._logits if training else self._output
+        for number, node in enumerate(self._nodes):
+            arguments = [values[name] for name in node.inputs]
+            if node.kind == "BatchNormalization" and training:
+                result = functional.batch_norm(
+                    arguments[0], arguments[3], arguments[4], arguments[1], arguments[2], True, 0.1,
+                    node.get("epsilon", 1e-5),
+                )  # fmt: skip
+            else:
+                result = _ALL[node.kind](node, arguments)
+            results = result if isinstance(result, tuple | list) else (result,)
+            values.update(zip(node.outputs, results, strict=False))
+            if wanted in node.outputs:
+                break
+            for name in self._last_use.get(number, ()):
+                values.pop(name, None)
+        outputs = values[wanted]
+        outputs = outputs.reshape(outputs.shape[0], -1)
+        if training and outputs.shape[1] == 1 and self._two_classes:
+            return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
+        return outputs
+
+    _two_classes = False
+
+    def classify_two(self) -> None:
+        """A single output is the logit of class 1."""
+        self._two_classes = True
+
+    def initialise(self, seed: int) -> Weights:
+        """Fresh weights: He et al. (ICCV 2015) for matrices and kernels, 1 for scales, 0 for the rest.
+
+        Single numbers keep their value, see ``scalars``.
+        """
+        rng = np.random.default_rng([seed, 0x0221])
+        return {name: self._fresh(name, value, rng) for name, value in self._true.items()}
+
+    def _fresh(self, name: str, value: Array, rng: np.random.Generator) -> Array:
+        if value.size == 1:
+            return value.copy()
+        if name in self.integers:
+            low, high = (int(value.min()), int(value.max()) + 1) if value.size else (0, 1)
+            return rng.integers(low, high, value.shape).astype(value.dtype)
+        fan = self._fans[name]
+        if fan > 0:
+            return (rng.standard_normal(value.shape) * math.sqrt(2 / fan)).astype(value.dtype)
+        return np.full(value.shape, -fan, dtype=value.dtype)
+
+    def ends_in(self, *kinds: str) -> bool:
+        """Whether the last operator is one of ``kinds``."""
+        last = self._last()
+        return last in self._makers and self._makers[last].kind in kinds
+
+    def _before_activation(self) -> str:
+        """The value before a last softmax or sigmoid."""
+        if self.ends_in("Softmax", "Sigmoid"):
+            return self._makers[self._last()].inputs[0]
+        return self._output
+
+    def _last(self) -> str:
+        """The output, or what it merely passes on."""
+        name = self._output
+        while name in self._makers and self._makers[name].kind in _NEUTRAL:
+            name = self._makers[name].inputs[0]
+        return name
+
+
+def _node(item: Any, opset: int, declared: int) -> Node:
+    from onnx import helper, numpy_helper
+
+    attributes: dict[str, Any] = {}
+    for attribute in item.attribute:
+        value = helper.get_attribute_value(attribute)
+        if attribute.type == 4:  # TENSOR
+            value = np.array(numpy_helper.to_array(value))
+        elif isinstance(value, bytes):
+            value = value.decode()
+        elif isinstance(value, list) and value and isinstance(value[0], bytes):
+            value = [text.decode() for text in value]
+        attributes[attribute.name] = value
+    if item.op_type == "Reshape" and declared:
+        attributes["declared_batch"] = declared
+    kind = item.op_type if item.domain in ("", "ai.onnx") else f"{item.domain}.{item.op_type}"
+    return Node(kind, item.name, tuple(item.input), tuple(item.output), attributes, opset)
+
+
+def _tensor(value: Array) -> Any:
+    return _float(torch.from_numpy(np.array(value)))
+
+
+def _float(value: Any) -> Any:
+    return value.float() if value.is_floating_point() and value.dtype != torch.float32 else value
+
+
+def _last_uses(nodes: list[Node], kept: set[str]) -> dict[int, list[str]]:
+    """Node number -> values that nobody needs after it."""
+    last: dict[str, int] = {}
+    made = {name for node in nodes for name in node.outputs}
+    for number, node in enumerate(nodes):
+        for name in node.inputs:
+            if name in made and name not in kept:
+                last[name] = number
+    freed: dict[int, list[str]] = {}
+    for name, number in last.items():
+        freed.setdefault(number, []).append(name)
+    return freed
+
+
+def _roles(nodes: list[Node], weights: Mapping[str, Array]) -> tuple[dict[str, str], dict[str, float]]:
+    """Kind of each weight, and how to draw it: fan-in, or minus the constant it starts from (0 or -1)."""
+    kinds = dict.fromkeys(weights, "other")
+    fans: dict[str, float] = {}
+    for name, node, position in _uses(nodes, weights):
+        shape = weights[name].shape
+        kind, fan = _role(node, position, shape)
+        if name not in fans or kinds[name] == "other":
+            kinds[name], fans[name] = kind, fan
+    for name, value in weights.items():
+        if name not in fans:
+            fans[name] = float(np.prod(value.shape[1:])) if value.ndim > 1 else 0.0
+    return kinds, fans
+
+
+def _uses(nodes: list[Node], weights: Mapping[str, Array]) -> list[tuple[str, Node, int]]:
+    """Where each weight is used, also through a transposition, a reshape or the like."""
+    alias = {name: name for name in weights}
+    found = []
+    for node in nodes:
+        for position, name in enumerate(node.inputs):
+            if name in alias:
+                found.append((alias[name], node, position))
+        passing = node.kind in ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Expand")
+        if passing and node.inputs[0] in alias:
+            alias[node.outputs[0]] = alias[node.inputs[0]]
+    return found
+
+
+def _role(node: Node, position: int, shape: tuple[int, ...]) -> tuple[str, float]:
+    rank = len(shape)
+    if node.kind in ("Gemm", "MatMul"):
+        if position == 2 or rank < 2:
+            return "bias", 0.0
+        rows = position == 1 and not (node.kind == "Gemm" and node.get("transB", 0))
+        return "dense", float(shape[-2] if rows else shape[-1])
+    if node.kind in ("Conv", "ConvTranspose"):
+        return ("convolutional", float(np.prod(shape[1:]))) if position == 1 else ("bias", 0.0)
+    if node.kind in RECURRENT:
+        return ("recurrent", float(shape[-1])) if position in (1, 2) else ("bias", 0.0)
+    if node.kind in ("BatchNormalization", "InstanceNormalization", "LayerNormalization"):
+        scale = position == 1 or (node.kind == "BatchNormalization" and position == 4)
+        return "normalisation", -1.0 if scale else 0.0
+    if node.kind == "Gather" and position == 0:
+        return "embedding", float(shape[-1]) if rank > 1 else 1.0
+    if node.kind in ("Mul", "Div"):
+        return "normalisation", -1.0
+    if node.kind in ("Add", "Sub"):
+        return "bias", 0.0
+    if node.kind == "PRelu":
+        return "other", -0.25
+    return "other", float(np.prod(shape[1:])) if rank > 1 else 0.0

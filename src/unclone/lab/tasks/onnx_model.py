@@ -1,0 +1,72 @@
+"""ONNX models as the lab wants them: every constant an initialiser, its bytes in one piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unclone.errors import FormatError, MissingExtraError, UnsupportedError
+from unclone.lab.contracts import Array
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError as problem:
+    raise MissingExtraError(str(problem.name), "lab") from None
+
+__all__ = ["canonical", "element_type", "with_weights"]
+
+_LARGEST = 2**31 - 1 - 2**20
+
+
+def canonical(path: Path) -> Any:
+    """Load a model; constants of the main graph become initialisers, external and typed data raw.
+
+    Raises:
+        FormatError: it is no ONNX model.
+        UnsupportedError: too large for one protobuf message.
+    """
+    try:
+        model = onnx.load(path)
+    except Exception as problem:  # google.protobuf.DecodeError, OSError, ValueError, onnx's own
+        raise FormatError(f"cannot read {path} as ONNX: {str(problem)[:200]}") from None
+    graph = model.graph
+    if not graph.node:
+        raise FormatError(f"{path} holds no graph")
+    kept = []
+    for node in graph.node:
+        value = next((item.t for item in node.attribute if item.name == "value" and item.HasField("t")), None)
+        if node.op_type == "Constant" and value is not None:
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+        else:
+            kept.append(node)
+    if len(kept) < len(graph.node):
+        del graph.node[:]
+        graph.node.extend(kept)
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.STRING and not tensor.HasField("raw_data"):
+            name = tensor.name
+            tensor.CopyFrom(numpy_helper.from_array(np.array(numpy_helper.to_array(tensor)), name))
+    if model.ByteSize() > _LARGEST:
+        raise UnsupportedError(f"{path} is larger than 2 GiB, which the lab does not evaluate")
+    return model
+
+
+def with_weights(model: Any, weights: Mapping[str, Array]) -> Any:
+    """A copy of a canonical model with other weights."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if tensor.name in weights:
+            tensor.raw_data = np.ascontiguousarray(weights[tensor.name]).tobytes()
+    return copy
+
+
+def element_type(entry: Any) -> Any:
+    """The numpy dtype of a graph's input."""
+    return helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)

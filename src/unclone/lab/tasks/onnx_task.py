@@ -1,0 +1,274 @@
+"""A task around somebody's own ONNX model: scored with ONNX Runtime, trained, where possible, with torch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from unclone.errors import FormatError, InputError, MissingExtraError, UnsupportedError
+from unclone.formats import detect
+from unclone.lab.contracts import Array, Data, Weights
+from unclone.lab.metrics import METRICS, chance_level, score_outputs
+from unclone.lab.tasks.onnx_model import canonical, element_type, with_weights
+from unclone.lab.tasks.training import Recipe, draw, run, train
+
+try:
+    import onnx
+    import onnxruntime
+except ImportError as problem:
+    raise MissingExtraError(str(problem.name), "lab") from None
+
+__all__ = ["OnnxTask"]
+
+_TOLERANCE: Final = 1e-3
+_CHECKED: Final = 16
+_BATCH: Final = 256
+
+
+class OnnxTask:
+    """A ``unclone.lab.contracts.Task`` of an ONNX model with one input.
+
+    One half of the samples, drawn at random, is the attacker's labels; the other half is for scoring.
+
+    Args:
+        model: the file.
+        data: ``.npz`` with ``inputs`` (or ``x``), shape ``(samples, ...)``, and ``labels`` (or ``y``), ``(samples,)``.
+        metric: a name in ``unclone.lab.metrics.METRICS``.
+
+    Attributes:
+        untrainable: why ``trainable`` is false, or ``""``.
+
+    Raises:
+        FormatError: the model or the data cannot be read.
+        UnsupportedError: what the lab cannot evaluate, by name.
+        ParameterError: an unknown metric.
+        InputError: data that does not fit the model.
+    """
+
+    def __init__(self, model: Path, data: Path, metric: str = "accuracy") -> None:
+        self.name = model.name
+        self.metric = metric
+        self._model = canonical(model)
+        self._names = _weight_names(self._model, model)
+        initialisers = {item.name: item for item in self._model.graph.initializer}
+        self._victim: Weights = {
+            name: np.array(onnx.numpy_helper.to_array(initialisers[name])) for name in sorted(self._names)
+        }
+        inputs, labels = _load(data, metric)
+        entry = _entry(self._model, model)
+        self._input = entry.name
+        self._batch = entry.type.tensor_type.shape.dim[0].dim_value if entry.type.tensor_type.shape.dim else 0
+        inputs = np.ascontiguousarray(inputs.astype(element_type(entry)))
+        order = np.random.default_rng(0).permutation(len(labels))
+        half = len(order) // 2
+        self._train: Data = inputs[order[:half]], labels[order[:half]]
+        self._test: Data = inputs[order[half:]], labels[order[half:]]
+        self.train_size = half
+        self.chance = chance_level(metric, self._test[1])
+        self._sigmoid = False
+        self._output = ""
+        self._probe(data)
+        self.network: Any = None
+        self.layers: Mapping[str, str] = dict.fromkeys(self._victim, "other")
+        self.untrainable = self._prepare_training()
+        self.trainable = not self.untrainable
+        self.recipe = Recipe(epochs=20, least_steps=300, batch=64)
+
+    def weights(self) -> Weights:
+        """All tensors that binding masks."""
+        return {name: value.copy() for name, value in self._victim.items()}
+
+    def model_file(self, weights: Weights, path: Path) -> Path:
+        """Write an ONNX file."""
+        target = path.with_suffix(".onnx")
+        target.write_bytes(with_weights(self._model, weights).SerializeToString())
+        return target
+
+    def read_file(self, path: Path) -> Weights:
+        """The weights in an ONNX file.
+
+        Raises:
+            FormatError: it is none, or lacks a weight.
+        """
+        graph = canonical(path).graph
+        found = {item.name: np.array(onnx.numpy_helper.to_array(item)) for item in graph.initializer}
+        missing = sorted(self._names - set(found))
+        if missing:
+            raise FormatError(f"{path} lacks the tensor {missing[0]!r}")
+        return {name: found[name] for name in sorted(self._names)}
+
+    def score(self, weights: Weights, *, limit: int | None = None) -> float:
+        """The metric on the test half."""
+        inputs, labels = self._test
+        return score_outputs(self.metric, self.outputs(weights, inputs[:limit]), labels[:limit])
+
+    def outputs(self, weights: Weights, inputs: Array) -> Array:
+        """Scores, shape ``(samples, classes)``, from ONNX Runtime; a single output becomes two classes."""
+        raw = self._run(weights, inputs)
+        if self.metric == "mae" or raw.shape[1] > 1:
+            return raw
+        return np.concatenate([1 - raw, raw] if self._sigmoid else [-raw, raw], axis=1)
+
+    def train_data(self) -> Data:
+        """The attacker's half."""
+        return self._train
+
+    def test_data(self) -> Data:
+        """The other half."""
+        return self._test
+
+    def initialise(self, seed: int) -> Weights:
+        """Fresh weights, see ``unclone.lab.onnx_torch.OnnxNetwork.initialise``."""
+        return dict(self._trained_network().initialise(seed))
+
+    def fit(
+        self,
+        start: Weights,
+        labels: int,
+        seed: int,
+        *,
+        effort: float = 1.0,
+        data: Data | None = None,
+        free: Mapping[str, Array] | None = None,
+    ) -> Weights:
+        """Train, see ``unclone.lab.contracts.Task.fit``; single numbers are the architecture's and known."""
+        network = self._trained_network()
+        known = {name: self._victim[name] for name in network.scalars}
+        chosen = draw(self._train, labels, seed) if data is None else data
+        return train(
+            network, {**start, **known}, chosen, seed, self.recipe,
+            effort=effort, free=free, regression=self.metric == "mae",
+        )  # fmt: skip
+
+    def _trained_network(self) -> Any:
+        if self.network is None:
+            raise UnsupportedError(f"{self.name} cannot be trained here: {self.untrainable}")
+        return self.network
+
+    def _run(self, weights: Weights, inputs: Array, *, output: str = "") -> Array:
+        session = _session(with_weights(self._model, weights))
+        size = self._batch or _BATCH
+        parts = []
+        for start in range(0, len(inputs), size):
+            batch = inputs[start : start + size]
+            short = size - len(batch) if self._batch else 0
+            padded = np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch
+            found = session.run([output or self._output], {self._input: padded})[0]
+            parts.append(np.asarray(found, dtype=np.float32).reshape(len(padded), -1)[: len(batch)])
+        return np.concatenate(parts)
+
+    def _probe(self, data: Path) -> None:
+        """Find the output that holds the scores, and make sure that the data fit."""
+        try:
+            session = _session(self._model)
+            self._output = next(
+                item.name
+                for item in session.get_outputs()
+                if item.type in ("tensor(float)", "tensor(float16)", "tensor(double)")
+            )
+            sample = self._run(self._victim, self._test[0][: max(2, self._batch)])
+        except StopIteration:
+            raise UnsupportedError(f"{self.name} has no output of floating-point numbers to score") from None
+        except UnsupportedError:
+            raise
+        except Exception as problem:  # ONNX Runtime has no error class of its own to name
+            raise InputError(f"{self.name} does not run on the inputs of {data}: {str(problem)[:300]}") from None
+        if self.metric == "mae":
+            if sample.shape[1] != 1:
+                raise InputError(
+                    f"mae needs a model with one output for each sample, {self.name} has {sample.shape[1]}"
+                )
+        elif self._test[1].max() >= max(2, sample.shape[1]):
+            raise InputError(
+                f"{data} has labels up to {self._test[1].max()}, {self.name} tells {sample.shape[1]} classes"
+            )
+
+    def _prepare_training(self) -> str:
+        """Build the differentiable network, check it against ONNX Runtime; why not, where it cannot be."""
+        from unclone.lab.onnx_torch import OnnxNetwork
+
+        try:
+            network = OnnxNetwork(self._model, frozenset(self._names), self._output)
+        except UnsupportedError as problem:
+            return str(problem)
+        self.layers = network.kinds
+        self._sigmoid = network.ends_in("Sigmoid")
+        if self.metric != "mae":
+            network.classify_two()
+        whole = [name for name in network.integers if self._victim[name].size > 1]
+        if whole:
+            return f"its weights are whole numbers ({whole[0]})"
+        inputs = self._test[0][:_CHECKED]
+        expected = self._run(self._victim, inputs)
+        try:
+            found = run(network, self._victim, inputs)
+        except (UnsupportedError, RuntimeError, IndexError, ValueError, TypeError, KeyError) as problem:
+            return f"the lab's interpreter fails on it: {str(problem)[:200]}"
+        if found.shape != expected.shape or not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
+            return "the lab's interpreter and ONNX Runtime disagree on it"
+        self.network = network
+        return ""
+
+
+def _session(model: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _entry(model: Any, path: Path) -> Any:
+    names = {item.name for item in model.graph.initializer}
+    entries = [item for item in model.graph.input if item.name not in names]
+    if len(entries) != 1:
+        raise UnsupportedError(f"{path} has {len(entries)} inputs; the lab takes models with one")
+    return entries[0]
+
+
+def _weight_names(model: Any, path: Path) -> frozenset[str]:
+    """What ``unclone.bind`` masks of the model."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        file.write_bytes(model.SerializeToString())
+        weights = [weight for weight in detect(file).draft(file).weights if weight.nbytes]
+    inside = {item.name for item in model.graph.initializer}
+    masked = {weight.name for weight in weights}
+    # A single number in an attribute is architecture, such as the zero that a recurrent layer starts from.
+    outside = {weight.name for weight in weights if math.prod(weight.shape) > 1} - inside
+    if not masked:
+        raise InputError(f"no weight found in {path}: nothing would be masked")
+    if outside:
+        raise UnsupportedError(f"{path} has weights inside subgraphs ({min(outside)!r}), which the lab cannot evaluate")
+    return frozenset(masked & inside)
+
+
+def _load(path: Path, metric: str) -> Data:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            inputs = next((data[name] for name in ("inputs", "x") if name in data), None)
+            labels = next((data[name] for name in ("labels", "y") if name in data), None)
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as problem:
+        raise FormatError(f"cannot read {path} as .npz: {str(problem)[:200]}") from None
+    if inputs is None or labels is None:
+        raise FormatError(f"{path} needs the arrays inputs (or x) and labels (or y)")
+    labels = labels.reshape(len(labels), -1) if labels.ndim else labels[None, None]
+    if labels.shape[1] != 1:
+        raise InputError(f"labels in {path} are class numbers, one for each sample, not of shape {labels.shape}")
+    labels = labels[:, 0]
+    if inputs.ndim < 2 or len(inputs) != len(labels):
+        raise InputError(f"{path} has inputs of shape {inputs.shape} for {len(labels)} labels")
+    if len(labels) < 20:
+        raise InputError(
+            f"{path} has {len(labels)} samples; that is too few to score on (20 at least, hundreds better)"
+        )
+    if metric == "mae":
+        return inputs, labels.astype(np.float64)
+    if metric in METRICS and (labels.min() < 0 or not np.array_equal(labels, labels.astype(np.int64))):
+        raise InputError(f"labels in {path} are class numbers from 0 on")
+    return inputs, labels.astype(np.int64)
