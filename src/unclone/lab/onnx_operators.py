@@ -223,7 +223,7 @@ def _gather(node: Node, inputs: Tensors) -> Any:
     if axis == 0 and inputs[0].dim() == 2 and inputs[0].is_floating_point():
         return functional.embedding(flat, inputs[0]).reshape(*indices.shape, -1)
     rows = inputs[0].index_select(axis, flat)
-    return rows.reshape(*inputs[0].shape[:axis], *indices.shape, *inputs[0].shape[axis + 1 :])
+    return rows.reshape((*inputs[0].shape[:axis], *indices.shape, *inputs[0].shape[axis + 1 :]))
 
 
 def _split(node: Node, inputs: Tensors) -> Any:
@@ -374,7 +374,9 @@ OPERATORS: Final[dict[str, Operator]] = {
     "Less": _plain(torch.lt), "LessOrEqual": _plain(torch.le), "Log": _plain(torch.log),
     "LogSoftmax": _softmax(functional.log_softmax), "MatMul": _plain(torch.matmul), "Max": _fold(torch.maximum),
     "MaxPool": _max_pool, "Mean": lambda _, inputs: sum(inputs[1:], inputs[0]) / len(inputs),
-    "Min": _fold(torch.minimum), "Mish": _plain(functional.mish), "Mul": _plain(torch.mul), "Neg": _plain(torch.neg),
+    "Min": _fold(torch.minimum), "Mish": _plain(functional.mish),
+    "Mod": lambda node, inputs: (torch.fmod if node.get("fmod", 0) else torch.remainder)(*inputs),
+    "Mul": _plain(torch.mul), "Neg": _plain(torch.neg),
     "Not": _plain(torch.logical_not), "Or": _plain(torch.logical_or), "PRelu": lambda _, inputs: torch.where(
         inputs[0] < 0, inputs[0] * inputs[1], inputs[0]
     ),
