@@ -14,6 +14,7 @@
     │   ├── AlreadyBoundError      a bound model where an ordinary one is needed
     │   ├── NotBoundError          an ordinary model where a bound one is needed
     │   ├── OutputError            the output exists, or its folder cannot be written
+    │   ├── RegistryError          a registry cannot be opened, or lacks or refuses what was asked of it
     │   ├── ResourceError          the operating system refuses locked memory, in-memory files or the like
     │   └── MissingExtraError      an optional dependency is not installed
     ├── KeyMaterialError           exit 3: not this device, or altered key material
@@ -23,6 +24,7 @@
     │   └── SlotError              the key opens no slot of this model
     └── TamperedError              exit 4: the model was altered after binding
         ├── HeaderTamperedError    the header, or what it authenticates beside the weights
+        ├── RegistryTamperedError  a row or an event of a registry is not what its log says
         └── TensorTamperedError    the masked bytes of one tensor, named in ``tensor``
 
 ``exit_code`` is what the command line returns for a class. Messages never hold secrets.
@@ -49,6 +51,8 @@ __all__ = [
     "ReconstructionError",
     "RecordAlteredError",
     "RecordError",
+    "RegistryError",
+    "RegistryTamperedError",
     "ResourceError",
     "SlotError",
     "SourceError",
@@ -109,6 +113,10 @@ class NotBoundError(InputError):
 
 class OutputError(InputError):
     """The output exists already, or its folder cannot be written."""
+
+
+class RegistryError(InputError):
+    """A fleet's registry cannot be opened, or lacks or refuses what was asked of it; nothing was written."""
 
 
 class ResourceError(InputError):
@@ -172,6 +180,10 @@ class TamperedError(UncloneError):
 
 class HeaderTamperedError(TamperedError):
     """The header was altered, or the part of the file that it authenticates beside the weights."""
+
+
+class RegistryTamperedError(TamperedError):
+    """A row or an event of a fleet's registry is not what its log says, or the log lacks events it once had."""
 
 
 class TensorTamperedError(TamperedError):
