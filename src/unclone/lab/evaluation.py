@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -15,13 +16,16 @@ import numpy as np
 from unclone._version import __version__
 from unclone.errors import ParameterError
 from unclone.lab.contracts import Attack, Task
+from unclone.lab.fidelity import fidelity_experiment
 from unclone.lab.harness import Report, run_jobs
-from unclone.lab.jobs import BASELINE, Job, JobResult, TaskSource, run_job, task_digest
+from unclone.lab.jobs import BASELINE, Cache, Job, JobResult, TaskSource, experiment_key, run_job, task_digest
+from unclone.lab.paper import paper_experiment
 from unclone.lab.registry import attack_named, attacks, scheme_named
 from unclone.lab.statistics import compare
 
 __all__ = ["PROFILES", "AttackRow", "Evaluation", "Profile", "attack_once", "evaluate"]
 
+_MOST_PADDED: Final = 1_000_000
 _FRESH: Final = 1000
 """Added to a seed for the second look at an attack that seems to gain."""
 
@@ -137,7 +141,7 @@ def evaluate(
         source: the task.
         scheme: a name in ``schemes()``.
         profile: a name in ``PROFILES``.
-        names: attacks; all by default.
+        names: attacks alone, without the experiments; all of both by default.
         seeds: repetitions, in place of the profile's.
         cache: folder of results, for runs that resume.
         backend: see ``unclone.lab.harness.run_jobs``.
@@ -163,7 +167,7 @@ def evaluate(
     if doubtful:
         grid.confirm(doubtful, [seed + _FRESH for seed in numbers], running)
     original = task.score(task.weights())
-    experiments: dict[str, Any] = {}
+    experiments = {} if names else _experiments(source, task, scheme, plan, numbers, running)
     return Evaluation(
         verdict=_sentence(task, scheme, original, rows),
         protected=not any(row.verdict == "gains" for row in rows),
@@ -280,6 +284,28 @@ class _Grid:
         names = set.intersection(*(set(result.detail) for result in mine))
         row.detail = {name: float(np.mean([result.detail[name] for result in mine])) for name in sorted(names)}
         return row
+
+
+def _experiments(
+    source: TaskSource, task: Task, scheme: str, plan: Profile, seeds: list[int], running: dict[str, Any]
+) -> dict[str, Any]:
+    """Experiment 1 (the paper's pad) and, for our own binding, experiment 2; kept in the cache like attacks."""
+    store = Cache(running["cache"])
+    settings = {name: running[name] for name in ("backend", "workers", "report")}
+    floats = sum(value.size for value in task.weights().values() if np.issubdtype(value.dtype, np.floating))
+    runs: dict[str, Callable[[], dict[str, Any]]] = {}
+    found: dict[str, Any] = {}
+    if 0 < floats <= _MOST_PADDED:
+        runs["paper"] = partial(paper_experiment, source, seeds=seeds, **settings)
+    else:
+        found["paper"] = {"reason": f"run on 1 to {_MOST_PADDED} floating-point weights, this model has {floats}"}
+    if scheme == "unclone":
+        runs["fidelity"] = partial(fidelity_experiment, source, devices=plan.devices, clones=plan.clones, **settings)
+    for name, run in runs.items():
+        key = experiment_key(name, task_digest(task), asdict(plan), seeds)
+        found[name] = store.get_value(key) or run()
+        store.put_value(key, found[name])
+    return found
 
 
 def _sentence(task: Task, scheme: str, original: float, rows: Sequence[AttackRow]) -> str:

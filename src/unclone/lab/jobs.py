@@ -20,7 +20,7 @@ from unclone.lab.contracts import Outcome, Task, Weights
 from unclone.lab.registry import attack_named, scheme_named
 from unclone.lab.tasks import open_task
 
-__all__ = ["BASELINE", "Cache", "Job", "JobResult", "TaskSource", "run_job", "task_digest"]
+__all__ = ["BASELINE", "Cache", "Job", "JobResult", "TaskSource", "experiment_key", "run_job", "task_digest"]
 
 BASELINE: Final = "from-scratch"
 """Name of the job that trains without the file; of an attack without labels, an untrained network or a constant."""
@@ -113,22 +113,41 @@ class Cache:
 
     def get(self, job: Job) -> JobResult | None:
         """The result of a job that ran before; a file that is damaged counts as none."""
-        if self._folder is None:
-            return None
+        value = self.get_value(job.key())
         try:
-            return JobResult(**json.loads((self._folder / f"{job.key()}.json").read_text()))
-        except (OSError, ValueError, TypeError):
+            return None if value is None else JobResult(**value)
+        except TypeError:
             return None
 
     def put(self, job: Job, result: JobResult) -> None:
         """Keep a result."""
+        self.put_value(job.key(), asdict(result))
+
+    def get_value(self, key: str) -> dict[str, Any] | None:
+        """What was kept under a key."""
+        if self._folder is None:
+            return None
+        try:
+            value = json.loads((self._folder / f"{key}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return value if isinstance(value, dict) else None
+
+    def put_value(self, key: str, value: dict[str, Any]) -> None:
+        """Keep JSON values under a key."""
         if self._folder is None:
             return
         self._folder.mkdir(parents=True, exist_ok=True)
-        target = self._folder / f"{job.key()}.json"
+        target = self._folder / f"{key}.json"
         temporary = target.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(result)))
+        temporary.write_text(json.dumps(value))
         temporary.replace(target)
+
+
+def experiment_key(name: str, digest: str, *settings: Any) -> str:
+    """Digest of everything that the figures of an experiment depend on."""
+    parts = [name, digest, list(settings), __version__, _code_digest()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def run_job(job: Job) -> JobResult:
@@ -184,11 +203,10 @@ def _update(digest: Any, arrays: Mapping[str, Any] | Weights) -> None:
 
 @lru_cache(maxsize=1)
 def _code_digest() -> str:
-    """Of the code that results depend on: tasks, attacks, schemes, this file."""
+    """Of the lab's code, but for what only judges and draws."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for folder in ("tasks", "attacks", "schemes"):
-        for path in sorted((here / folder).rglob("*.py")):
+    for path in sorted(here.rglob("*.py")):
+        if path.parent != here or path.name not in ("evaluation.py", "statistics.py", "report.py", "figures.py"):
             digest.update(path.read_bytes())
-    digest.update(Path(__file__).read_bytes())
     return digest.hexdigest()
