@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EXTRAS ?= all
 
-.PHONY: help install demo test lint slow bench clean
+.PHONY: help install demo test lint slow bench firmware emulated-device clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 install: $(STAMP) ## prepare .venv with everything pinned
 
@@ -35,5 +35,12 @@ slow: install ## the long tests; figures in docs/performance.md
 bench: install ## every benchmark; figures in docs/performance.md
 	for script in benchmarks/[a-z]*.py; do $(BIN)/python $$script || exit 1; done
 
+firmware: ## build the firmware of every board into build/firmware (gcc-arm-none-eabi)
+	$(MAKE) -C firmware BOARD=lm3s6965evb OUT=$(CURDIR)/build/firmware
+	$(MAKE) -C firmware BOARD=nucleo-f401re OUT=$(CURDIR)/build/firmware
+
+emulated-device: install ## start a chip on an emulated board, print its port and wait (qemu-system-arm)
+	$(BIN)/python tools/emulated_device.py run
+
 clean: ## remove .venv, caches and the demo's output
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
