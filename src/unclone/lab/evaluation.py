@@ -41,6 +41,7 @@ class Profile:
         effort: multiplies the steps of training.
         devices: devices of the uniqueness matrix.
         clones: clones of the histogram.
+        paper_seeds: repetitions of experiment 1.
     """
 
     seeds: int
@@ -49,6 +50,7 @@ class Profile:
     effort: float
     devices: int
     clones: int
+    paper_seeds: int
 
     def label_counts(self, train_size: int) -> list[int]:
         """All numbers of labels, none above the training set."""
@@ -57,9 +59,9 @@ class Profile:
 
 
 PROFILES: Final = {
-    "quick": Profile(3, (50, 500), (), 0.5, 10, 100),
-    "standard": Profile(5, (50, 500), (0.1,), 1.0, 30, 1000),
-    "full": Profile(5, (50, 500), (0.01, 0.05, 0.1, 0.2, 0.5), 1.0, 100, 1000),
+    "quick": Profile(3, (50, 500), (), 0.5, 6, 60, 2),
+    "standard": Profile(5, (50, 500), (0.1,), 1.0, 30, 1000, 5),
+    "full": Profile(5, (50, 500), (0.01, 0.05, 0.1, 0.2, 0.5), 1.0, 100, 1000, 5),
 }
 
 
@@ -296,7 +298,7 @@ def _experiments(
     runs: dict[str, Callable[[], dict[str, Any]]] = {}
     found: dict[str, Any] = {}
     if 0 < floats <= _MOST_PADDED:
-        runs["paper"] = partial(paper_experiment, source, seeds=seeds, **settings)
+        runs["paper"] = partial(paper_experiment, source, seeds=seeds[: plan.paper_seeds], **settings)
     else:
         found["paper"] = {"reason": f"run on 1 to {_MOST_PADDED} floating-point weights, this model has {floats}"}
     if scheme == "unclone":

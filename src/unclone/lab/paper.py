@@ -45,11 +45,11 @@ def paper_experiment(
         report: progress.
 
     Returns:
-        JSON values: ``shares``; ``clone`` (kind of layer, or ``"all"`` -> for each seed a list of scores by share) for a
-        clone that unpads with its own responses; ``repaired``: the same, once it has zeroed every weight that is no
-        number or beyond 2 in magnitude, which takes no data; ``target``; ``error_rates`` and ``noisy`` (share -> lists) for the
-        target whose responses flip; ``cost`` (``bits_per_weight``, ``responses``, ``seconds_per_million``); and
-        ``sram``: the same with a recorded memory, where the recording is here.
+        JSON values: ``shares``; ``clone`` (kind of layer, or ``"all"`` -> for each seed a list of scores by share) for
+        a clone that unpads with its own responses; ``repaired``: the same, once it has zeroed every weight that is no
+        number or beyond 2 in magnitude, which takes no data; ``target``; ``error_rates`` and ``noisy`` (share ->
+        lists) for the target whose responses flip; ``cost`` (``bits_per_weight``, ``responses``,
+        ``seconds_per_million``); and ``sram``: the same with a recorded memory, where the recording is here.
     """
     task = source.open()
     found: dict[int, dict[str, Any]] = {}
