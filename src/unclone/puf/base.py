@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -150,7 +151,10 @@ def list_sources() -> list[SourceEntry]:
     for entry in sorted(entry_points(group=_GROUP), key=lambda item: item.name):
         state = "usable"
         try:
-            entry.load()
+            opener = entry.load()
+            # A module may say what its sources lack here: an extra, a device, a permission.
+            probe = getattr(sys.modules.get(getattr(opener, "__module__", "")), "source_state", None)
+            state = str(probe()) if callable(probe) else state
         except Exception as problem:  # a plug-in may fail in any way
             state = f"not usable: {type(problem).__name__}: {problem}"
         listed.append(SourceEntry(entry.name, entry.value, state))

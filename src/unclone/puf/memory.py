@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from unclone.errors import SourceError
 from unclone.puf.base import SourceURI
 
-__all__ = ["MemoryRegion", "open_memory"]
+__all__ = ["MemoryRegion", "open_memory", "source_state"]
 
 LENGTH_LIMIT: Final = 1 << 24
 _OPTIONS: Final = ("offset", "length")
@@ -106,6 +106,11 @@ class MemoryRegion:
             )
             return f"no permission to read {where}: run as its owner or set the node's group by a udev rule{why}"
         return f"cannot read {where}: {getattr(problem, 'strerror', None) or problem}"
+
+
+def source_state() -> str:
+    """Dumps can always be read; whether ``/dev/mem`` can."""
+    return "usable" if os.access("/dev/mem", os.R_OK) else "usable; no permission for /dev/mem (or none here)"
 
 
 def open_memory(address: SourceURI) -> MemoryRegion:

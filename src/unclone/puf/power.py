@@ -1,7 +1,8 @@
-"""Switching a board off and on: by a hook command, or by the person at the terminal."""
+"""What sources on real hardware share: switching a board off and on, commands, whether a device file is there."""
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 import signal
@@ -12,7 +13,7 @@ from contextlib import suppress
 
 from unclone.errors import SourceError
 
-__all__ = ["power_hook", "split_command", "stop_group"]
+__all__ = ["device_state", "power_hook", "split_command", "stop_group"]
 
 
 def power_hook(command: str, what: str, limit: float) -> Callable[[], None] | None:
@@ -33,6 +34,16 @@ def power_hook(command: str, what: str, limit: float) -> Callable[[], None] | No
         return lambda: _ask(what)
     words = split_command(command)
     return lambda: _run(words, what, limit)
+
+
+def device_state(pattern: str, what: str) -> str:
+    """Whether a device file of a pattern is there and readable: ``"usable"``, or what is missing."""
+    nodes = sorted(glob.glob(pattern))
+    if not nodes:
+        return f"usable; no {what} here ({pattern})"
+    if not any(os.access(node, os.R_OK | os.W_OK) for node in nodes):
+        return f"no permission for {nodes[0]}: join its group"
+    return f"usable; {', '.join(nodes[:4])}"
 
 
 def split_command(command: str) -> list[str]:

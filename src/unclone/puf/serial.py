@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Final
 
 import numpy as np
@@ -18,10 +19,10 @@ from numpy.typing import NDArray
 
 from unclone.errors import SourceError
 from unclone.puf.base import SourceURI
-from unclone.puf.power import power_hook
+from unclone.puf.power import device_state, power_hook
 from unclone.puf.serial_link import Description, open_link
 
-__all__ = ["SerialSRAM", "open_serial"]
+__all__ = ["SerialSRAM", "open_serial", "source_state"]
 
 _OPTIONS: Final = ("baud", "power", "offset", "length", "timeout", "start", "power_timeout", "wipe")
 _REMANENT: Final = 192
@@ -130,6 +131,13 @@ class SerialSRAM:
         deadline = time.monotonic() + wait
         while not os.path.exists(self.port) and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def source_state() -> str:
+    """What microcontrollers on a serial line lack on this computer."""
+    if find_spec("serial") is None:
+        return "needs pyserial: pip install 'unclone[serial]'"
+    return device_state("/dev/tty[AU][CS][MB]*", "serial port")
 
 
 def open_serial(address: SourceURI) -> SerialSRAM:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
+from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 from unclone.errors import MissingExtraError, SourceError
 from unclone.puf.base import SourceURI
-from unclone.puf.power import power_hook
+from unclone.puf.power import device_state, power_hook
 
-__all__ = ["Bus", "SerialRAM", "open_spi"]
+__all__ = ["Bus", "SerialRAM", "open_spi", "source_state"]
 
 _READ: Final = 0x03
 _BLOCK: Final = 2048
@@ -126,8 +127,8 @@ def open_spi(address: SourceURI) -> SerialRAM:
         raise SourceError(f"{length} bytes at {offset} are beyond addresses of {address_bytes} bytes")
     if bool(pin) == bool(command) or low not in ("yes", "no"):
         raise SourceError(
-            f"{address.text!r} needs pin=/dev/gpiochip0/17 (low=yes if low means on) or power=COMMAND: only a power-off "
-            "gives a new start-up pattern"
+            f"{address.text!r} needs pin=/dev/gpiochip0/17 (low=yes if low means on) or power=COMMAND: only a "
+            "power-off gives a new start-up pattern"
         )
     hook = power_hook(command, "the SPI memory", 60.0)
     cycle = hook if hook is not None else _pin_cycle(pin, low == "yes", off, start)
@@ -138,6 +139,14 @@ def open_spi(address: SourceURI) -> SerialRAM:
         offset=offset,
         address_bytes=address_bytes,
     )
+
+
+def source_state() -> str:
+    """What SPI memories lack on this computer."""
+    missing = [name for name in ("spidev", "gpiod") if find_spec(name) is None]
+    if missing:
+        return f"needs {' and '.join(missing)}: pip install 'unclone[spi]'"
+    return device_state("/dev/spidev*", "SPI bus")
 
 
 def _spidev(bus: int, device: int, speed: int) -> Bus:
@@ -177,6 +186,6 @@ def _pin_cycle(pin: str, low: bool, off: float, start: float) -> Callable[[], No
             held[0].set_value(int(line), values.ACTIVE)
             time.sleep(start)
         except OSError as problem:
-            raise SourceError(f"cannot switch line {line} of {chip}: {problem.strerror or problem}") from None
+            raise SourceError(f"cannot switch {pin}: {problem.strerror or problem}") from None
 
     return cycle
