@@ -62,6 +62,7 @@ class Tile:
 
     def __init__(self, pattern: bytes | Buffer, nbytes: int) -> None:
         period = np.frombuffer(pattern, dtype=np.uint8)
+        self._period = period.size
         self.data: Buffer = np.tile(period, -(-nbytes // period.size))[:nbytes]
         # A word is an operand that stays in a register: one stream less to read.
         self._word = np.tile(period, 8 // period.size).view(np.uint64)[0] if 8 % period.size == 0 else None
@@ -76,6 +77,8 @@ class Tile:
 
     def within(self, spans: Spans) -> Tile:
         """The pattern of the bytes in ``spans``, one after the other."""
+        if all(start % self._period == 0 and stop % self._period == 0 for start, stop in spans):
+            return self  # each range begins where the pattern does
         part = gather(self.data, spans)
         return Tile(part, part.size)
 

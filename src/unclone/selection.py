@@ -41,7 +41,8 @@ class Positions:
 
     def __init__(self, header: Header, keys: ContentKeys) -> None:
         self._header = header
-        self._tiles = {tensor.pattern: tile_of(tensor.pattern, header.chunk) for tensor in header.tensors}
+        patterns = {tensor.pattern for tensor in header.tensors}
+        self._tiles = {pattern: tile_of(pattern, header.chunk) for pattern in patterns}
         self._select = header.selection.select
         if self._select == "random":
             draws = ContentKeys(keys.positions, keys.header, keys.positions)

@@ -147,7 +147,8 @@ class Restorer:
                     continue
                 name = self._header.tensors[chunk.tensor].name
                 region = self._layout.regions[name]
-                populate(maps[region.file], region.offset + chunk.offset, chunk.nbytes)
+                if verify_clear:
+                    populate(maps[region.file], region.offset + chunk.offset, chunk.nbytes)
                 part = views[name][chunk.offset : chunk.offset + chunk.nbytes]
                 secret.extend([part] if spans is None else [part[start:stop] for start, stop in spans])
                 tag = self._tag(chunk)
