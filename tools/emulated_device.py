@@ -28,6 +28,7 @@ from unclone.puf import open_source
 ROOT = Path(__file__).resolve().parent.parent
 WINDOW = 0x20008000
 WINDOW_BYTES = 8192
+MARKER = 0x20000800
 MACHINES = {"lm3s6965evb": ("lm3s6965evb", []), "nucleo-f401re": ("netduinoplus2", ["-serial", "null"])}
 """QEMU's machine for a board; for the STM32F401 one with an STM32F405: USART2 and SRAM at the same addresses."""
 
@@ -52,8 +53,8 @@ class EmulatedBoard:
         self._process: subprocess.Popen[bytes] | None = None
         self._memory = folder / "sram.bin"
 
-    def power_on(self, *, fresh: bool = True) -> None:
-        """Start the emulator; with ``fresh=False`` on the same pattern, bit by bit."""
+    def power_on(self, *, fresh: bool = True, kept: Path | None = None) -> None:
+        """Start the emulator; with ``fresh=False`` on the same pattern, with an image ``kept`` of the marker."""
         if fresh:
             bits = self._chip.evaluate()
             self._memory.write_bytes(np.packbits(np.resize(bits, min(bits.size, 8 * WINDOW_BYTES))).tobytes())
@@ -61,6 +62,8 @@ class EmulatedBoard:
         command = ["qemu-system-arm", "-M", machine, "-display", "none", "-monitor", "none", *serials, "-serial", "pty"]
         command += ["-kernel", str(self._elf)]
         command += ["-device", f"loader,file={self._memory},addr={WINDOW:#x},force-raw=on"]
+        if kept is not None:
+            command += ["-device", f"loader,file={kept},addr={MARKER:#x},force-raw=on"]
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
         )

@@ -51,7 +51,7 @@ def test_enrol_bind_restore(boards: Boards, model_file: Path, tmp_path: Path) ->
     from safetensors.numpy import load_file
 
     for name, tensor in load_file(model_file).items():
-        assert np.array_equal(restored[name].numpy(), tensor)
+        assert restored[name].data.tobytes() == tensor.tobytes()
 
     other = boards(chip="sim:sram?seed=8&bits=65536&noise_seed=1")
     other.power_on()
@@ -198,3 +198,22 @@ def test_the_tool_and_its_power_hook(boards: Boards, tmp_path: Path) -> None:
     patterns = [source.evaluate() for _ in range(3)]
     assert board.starts == 3
     assert not np.array_equal(patterns[0], patterns[1])
+
+
+MARKER = "9E3779B9 7F4A7C15 61C88646 80B583EA F39CC060 5CEDC834 0C633F9F A31237CB"
+"""As in firmware/startup.c."""
+
+
+@pytest.mark.parametrize(("damaged", "refused"), [(0, True), (40, True), (80, False)])
+def test_memory_that_kept_its_content_is_noticed(boards: Boards, tmp_path: Path, damaged: int, refused: bool) -> None:
+    """A reset, a short power-off that flipped 40 of 256 bits, and one that flipped 80."""
+    bits = np.unpackbits(np.array([int(word, 16) for word in MARKER.split()], dtype="<u4").view(np.uint8))
+    bits[np.random.default_rng(3).permutation(256)[:damaged]] ^= 1
+    (tmp_path / "marker.bin").write_bytes(np.packbits(bits).tobytes())
+    board = boards()
+    board.power_on(kept=tmp_path / "marker.bin")
+    if refused:
+        with pytest.raises(SourceError, match=f"kept {256 - damaged} of 256 marked bits"):
+            SerialSRAM(str(board.port)).evaluate()
+    else:
+        assert np.array_equal(SerialSRAM(str(board.port)).evaluate(), sram(board))
