@@ -60,7 +60,8 @@ class EmulatedBoard:
             self._memory.write_bytes(np.packbits(np.resize(bits, min(bits.size, 8 * WINDOW_BYTES))).tobytes())
         machine, serials = MACHINES[self._board]
         command = ["qemu-system-arm", "-M", machine, "-display", "none", "-monitor", "none", *serials, "-serial", "pty"]
-        command += ["-kernel", str(self._elf)]
+        # The ELF file names all its RAM, and QEMU refuses a marker there; the plain image names none.
+        command += ["-kernel", str(self._elf.with_suffix(".bin") if kept is not None else self._elf)]
         command += ["-device", f"loader,file={self._memory},addr={WINDOW:#x},force-raw=on"]
         if kept is not None:
             command += ["-device", f"loader,file={kept},addr={MARKER:#x},force-raw=on"]
