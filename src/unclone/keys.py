@@ -29,8 +29,10 @@ __all__ = [
     "SLOT_BYTES",
     "SUITE",
     "ContentKeys",
+    "TraceKeys",
     "check_suite",
     "content_keys",
+    "device_trace_key",
     "header_mac",
     "new_content_key",
     "new_device_key",
@@ -46,6 +48,7 @@ __all__ = [
     "share_check",
     "slot_hint",
     "stretch_passphrase",
+    "trace_keys",
 ]
 
 SUITE: Final = "hpke-x25519-sha256-aes256gcm"
@@ -67,6 +70,9 @@ LABELS: Final = {
     "positions": b"unclone v1 positions",
     "machine share": b"unclone v1 machine share",
     "machine check": b"unclone v1 machine check",
+    "trace root": b"unclone v1 trace root",
+    "trace carrier": b"unclone v1 trace carrier",
+    "trace device": b"unclone v1 trace device",
 }
 """Domain separation: one label for one use, never shared."""
 
@@ -268,3 +274,30 @@ def header_mac(keys: ContentKeys, header: bytes, carrier_digest: bytes) -> bytes
 def check_header_mac(keys: ContentKeys, header: bytes, carrier_digest: bytes, parsed: Header) -> bool:
     """Whether the header's MAC holds."""
     return hmac.compare_digest(header_mac(keys, header, carrier_digest), parsed.mac)
+
+
+# --- tracing -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TraceKeys:
+    """Keys of the fingerprints of one model; each 32 bytes."""
+
+    root: bytes = field(repr=False)
+    carrier: bytes = field(repr=False)
+
+
+def trace_keys(key: DeviceKey, model: bytes) -> TraceKeys:
+    """The keys of a model's fingerprints (spec/tracing.md, section 2).
+
+    Args:
+        key: the vendor's trace key.
+        model: digest that tells the model from the vendor's others, so that no two share a carrier.
+    """
+    root = HKDF(hashes.SHA256(), 32, salt=model, info=LABELS["trace root"]).derive(key.secret)
+    return TraceKeys(root, HKDFExpand(hashes.SHA256(), 32, LABELS["trace carrier"]).derive(root))
+
+
+def device_trace_key(keys: TraceKeys, device: bytes) -> bytes:
+    """The key of one device's codeword, 32 bytes."""
+    return HKDFExpand(hashes.SHA256(), 32, LABELS["trace device"] + device).derive(keys.root)
