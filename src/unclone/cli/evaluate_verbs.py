@@ -28,7 +28,9 @@ _Data = Annotated[
 _Metric = Annotated[str, typer.Option(help="For MODEL: accuracy, balanced-accuracy, f1 or mae.")]
 _Scheme = Annotated[str, typer.Option(metavar="NAME", help="How the weights are locked.")]
 _Seeds = Annotated[int | None, typer.Option(min=1, max=100, metavar="N", help="Repetitions, instead of the profile's.")]
-_Backend = Annotated[str, typer.Option(metavar="NAME", help="loky (processes here), dask or ray (a cluster).")]
+_Backend = Annotated[
+    str, typer.Option(metavar="NAME", help="loky (processes here), dask or ray (a cluster), sequential.")
+]
 _Workers = Annotated[int, typer.Option(metavar="N", help="Processes; -1 for one on each core.")]
 _NoCache = Annotated[bool, typer.Option("--no-cache", help="Run everything anew, and keep nothing.")]
 

@@ -66,6 +66,9 @@ def noise_figure(paper: Mapping[str, Any], metric: str) -> str:
     """Experiment 1: the right device without error correction."""
     figure, axes = _axes(8.0, 2.8)
     rates = np.array(paper["error_rates"]) * 100
+    axes.set_xscale("symlog", linthresh=0.001)
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
     for colour, share in zip(_COLOURS, paper["noisy"], strict=False):
         _band(axes, rates, paper["noisy"][share], colour, f"{float(share):.0%} of the words", "-")
     axes.set_xlabel("bit error rate of the PUF, %")
@@ -92,7 +95,7 @@ def clone_figure(clones: Mapping[str, Any], original: float, chance: float, metr
 
 def uniqueness_figure(matrix: Sequence[Sequence[float]], metric: str) -> str:
     """Experiment 2: the file of each device on each device."""
-    figure, axes = _axes(5.6, 4.8)
+    figure, axes = _axes(8.0, 4.8)
     image = axes.imshow(
         np.array(matrix), cmap="Blues", interpolation="nearest", vmin=0 if np.min(matrix) >= 0 else None
     )
@@ -129,6 +132,6 @@ def _axes(width: float, height: float) -> tuple[Any, Any]:
 def _svg(figure: Any, description: str) -> str:
     """The figure as an ``<svg>`` element with a text for those who do not see it."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None, "Creator": None})
     text = stream.getvalue()
     return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{description}"', 1)

@@ -11,7 +11,7 @@ from unclone.lab.jobs import Cache, Job, JobResult, run_job
 
 __all__ = ["BACKENDS", "Report", "parallel", "run_jobs"]
 
-BACKENDS: Final = ("loky", "dask", "ray")
+BACKENDS: Final = ("loky", "dask", "ray", "sequential")
 
 Report = Callable[[int, int, str], None]
 """Called with (done, total, what is running)."""
@@ -28,7 +28,8 @@ def run_jobs(
     Args:
         jobs: a job that is named twice runs once.
         cache: folder of results, or ``None``.
-        backend: ``"loky"`` (processes here), ``"dask"`` (the default client's cluster) or ``"ray"``.
+        backend: ``"loky"`` (processes here), ``"dask"`` (the default client's cluster), ``"ray"``, or
+            ``"sequential"`` (in this process).
         workers: processes; -1 for one on each core.
         report: progress.
 
@@ -88,6 +89,8 @@ def _config(backend: str) -> dict[str, object]:
     """Arguments of ``joblib.parallel_config``."""
     if backend == "loky":
         return {"backend": "loky", "inner_max_num_threads": 1}
+    if backend == "sequential":
+        return {"backend": "sequential"}
     if backend == "dask":
         try:
             from distributed import Client, get_client

@@ -19,7 +19,7 @@ from unclone.puf.arbiter import ArbiterPUF
 __all__ = ["ERROR_RATES", "SHARES", "padded", "paper_experiment"]
 
 SHARES: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-ERROR_RATES: Final = (0.0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2)
+ERROR_RATES: Final = (0.0, 0.00001, 0.0001, 0.001, 0.01, 0.05, 0.1, 0.15, 0.2)
 _STAGES: Final = 64
 _SAMPLES: Final = 2000
 _PLAUSIBLE: Final = 2.0
@@ -152,7 +152,7 @@ def _noisy_score(
     flips: Weights = {}
     for name in names:
         count = weights[name].nbytes
-        bits = (rng.random((count, 8)) < rate).astype(np.uint8)
+        bits = (rng.random((count, 8), dtype=np.float32) < rate).astype(np.uint8)
         flips[name] = _words(np.packbits(bits, axis=1).reshape(-1), weights[name])
     return task.score(padded(weights, order, names, share, flips), limit=_SAMPLES)
 

@@ -16,16 +16,20 @@ __all__ = ["attack_named", "attacks", "scheme_named", "schemes"]
 
 
 class _UseAsIs:
+    """The file as it lies, in any ordinary tool."""
+
     name = "use-as-is"
-    reference = "none needed"
+    reference = "the file as it lies"
     published = ""
     needs = "none"
 
-    def run(self, task: Task, locked: Locked, *, labels: int, seed: int, effort: float) -> Outcome:
+    def run(self, task: Task, locked: Locked, *, labels: int, seed: int, effort: float) -> Outcome:  # noqa: ARG002
         return Outcome(task.score(locked.weights), locked.weights)
 
 
 class _Bound:
+    """This package: a simulated device enrolled, a file bound to it, read as a pirate reads it."""
+
     name = "unclone"
     reference = "this package"
 
@@ -43,7 +47,7 @@ class _Bound:
         return dict(locked.secret)
 
     def cost(self) -> str:
-        return "none"
+        return "one pass over the weights when they are loaded (docs/performance.md); inference as before"
 
 
 def _found(module: str, name: str) -> Mapping[str, Any]:

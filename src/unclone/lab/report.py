@@ -23,7 +23,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; width: 100%; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #dde1e7; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.gains { color: #b3261e; font-weight: 600; } svg { max-width: 100%; height: auto; }
+td.gains { color: #b3261e; font-weight: 600; } svg { width: 100%; min-width: 30rem; height: auto; }
 p.note, .small { color: #4b5563; font-size: .875rem; } code { font-size: .875rem; overflow-wrap: anywhere; }
 """
 
@@ -97,7 +97,7 @@ def _attacks(value: Mapping[str, Any]) -> str:
     rows = [_attack_row(row) for row in value["attacks"]]
     picture = ""
     if any(row["accuracy"] is not None for row in value["attacks"]):
-        picture = figures.attack_figure(value["attacks"], task["metric"], task["original"], task["chance"])
+        picture = _figure(figures.attack_figure(value["attacks"], task["metric"], task["original"], task["chance"]))
     note = (
         "An attack gains if it beats training without the file, with the same labels, steps and seeds, by more than "
         "the spread over the seeds, and does so again with fresh seeds. Seconds are processor time of one run."
@@ -130,13 +130,13 @@ def _paper(value: Mapping[str, Any]) -> Iterable[str]:
     metric, cost = value["task"]["metric"], paper["cost"]
     yield (
         "<p>A one-time pad straight from the responses of a simulated arbiter PUF, XORed to whole words drawn at "
-        "random (arXiv 2603.10753). Dotted: a clone that unpads with its own responses. Solid: the same clone after it zeroed "
-        "every weight that is no number or beyond 2, which takes neither key nor data. An output that is no number "
-        "counts as wrong, so a score may lie below chance.</p>"
+        "random (arXiv 2603.10753). Dotted: a clone that unpads with its own responses. Solid: the same clone after "
+        "it zeroed every weight that is no number or beyond 2, which takes neither key nor data. An output that is no "
+        "number counts as wrong, so a score may lie below chance.</p>"
     )
-    yield figures.share_figure(paper, metric)
+    yield _figure(figures.share_figure(paper, metric))
     yield "<p>The right device, without error correction:</p>"
-    yield figures.noise_figure(paper, metric)
+    yield _figure(figures.noise_figure(paper, metric))
     yield (
         f"<p>Cost: {cost['bits_per_weight']} responses a weight, {cost['responses']:,} for all of them; simulating a "
         f"million takes {cost['seconds_per_million']:.2f} s.{_sram(paper['sram'])}</p>"
@@ -148,7 +148,8 @@ def _sram(sram: Mapping[str, Any]) -> str:
         return ""
     return (
         f" A recorded memory of {sram['bytes']:,} bytes pads {sram['share_reached']:.1%} of the weights once; two "
-        f"readings of it differ in {sram['error_rate']:.1%} of the bits, and the right device then scores {sram['target']:.3f}."
+        f"readings of it differ in {sram['error_rate']:.1%} of the bits, and the right device then "
+        f"scores {sram['target']:.3f}."
     )
 
 
@@ -163,7 +164,7 @@ def _fidelity(value: Mapping[str, Any]) -> Iterable[str]:
         f"for bit. Files of other devices scored {_number(unique['foreign'])} on average and "
         f"{_number(unique['foreign_max'])} at most, on {found['samples']:,} samples.</p>"
     )
-    yield figures.uniqueness_figure(unique["matrix"], metric)
+    yield _figure(figures.uniqueness_figure(unique["matrix"], metric))
     low, high = clones["bounds"]
     yield (
         f"<p>Of {len(clones['scores']):,} clones that force the file open with their own key, {clones['useful']} score "
@@ -172,7 +173,12 @@ def _fidelity(value: Mapping[str, Any]) -> Iterable[str]:
         f"{clones['max']:.3f}; networks that were never trained: mean {_number(clones['untrained_mean'])}, most "
         f"{_number(clones['untrained_max'])}.</p>"
     )
-    yield figures.clone_figure(clones, found["original"], found["chance"], metric)
+    yield _figure(figures.clone_figure(clones, found["original"], found["chance"], metric))
+
+
+def _figure(svg: str) -> str:
+    """On a narrow screen a figure scrolls rather than shrinks beyond reading."""
+    return f'<div class="wide">{svg}</div>'
 
 
 def _number(value: float | None) -> str:

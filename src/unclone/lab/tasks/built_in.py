@@ -19,7 +19,7 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
         "digits",
         networks.convolutional(8, (16, 32), 64, 10),
         loading.digits,
-        Recipe(epochs=30, least_steps=200, batch=32),
+        Recipe(epochs=30, least_steps=250, batch=32, rate=5e-3),
     ),
     "mnist-dense": lambda: NetworkTask(
         "mnist-dense", networks.dense(784, 96, 48, 10), partial(loading.grey_images, "mnist"), _IMAGES
@@ -28,13 +28,13 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
         "mnist-cnn",
         networks.convolutional(28, (12, 24), 48, 10),
         partial(loading.grey_images, "mnist"),
-        Recipe(epochs=8, least_steps=200),
+        Recipe(epochs=8, least_steps=300, rate=5e-3),
     ),
     "fashion-mnist": lambda: NetworkTask(
         "fashion-mnist",
         networks.convolutional(28, (12, 24), 48, 10),
         partial(loading.grey_images, "fashion-mnist"),
-        Recipe(epochs=8, least_steps=200),
+        Recipe(epochs=8, least_steps=300, rate=5e-3),
     ),
     "cifar10-resnet": lambda: NetworkTask(
         "cifar10-resnet",
