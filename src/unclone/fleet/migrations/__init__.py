@@ -1,0 +1,1 @@
+"""Alembic migrations of a registry; ``engine.py`` runs them."""
