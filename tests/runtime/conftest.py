@@ -17,3 +17,8 @@ def key() -> DeviceKey:
 def device(key: DeviceKey) -> Device:
     report = EnrollmentReport(1, 1, 500_000, 0, 0, 0, 0, 128, -9000)
     return Device("bench", "test", "none", keys.SUITE, keys.public_key(key), HelperData("none", {}), b"", report)
+
+
+@pytest.fixture(scope="session")
+def other_key() -> DeviceKey:
+    return DeviceKey(bytes(32))

@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bind(
-    model: Annotated[Path, typer.Argument(help="An ordinary model file; it is never altered.")],
+    model: Annotated[Path, typer.Argument(help="An ordinary model file, or a folder that holds one; never altered.")],
     to: Annotated[
         list[Path], typer.Option("--to", metavar="FILE", help="Record of a device or machine to bind to; repeatable.")
     ],

@@ -13,6 +13,7 @@ from unclone.formats.keras import Keras
 from unclone.formats.npz import Npz
 from unclone.formats.onnx import Onnx
 from unclone.formats.safetensors import Safetensors
+from unclone.formats.safetensors_index import SafetensorsIndex
 from unclone.formats.tflite import Tflite
 from unclone.formats.torch_zip import TorchZip
 
@@ -20,7 +21,17 @@ __all__ = ["FORMATS", "detect"]
 
 HEAD_BYTES: Final = 4096
 
-FORMATS: Final[tuple[Format, ...]] = (Gguf(), Hdf5(), Keras(), Npz(), TorchZip(), Tflite(), Safetensors(), Onnx())
+FORMATS: Final[tuple[Format, ...]] = (
+    Gguf(),
+    Hdf5(),
+    Keras(),
+    Npz(),
+    TorchZip(),
+    Tflite(),
+    SafetensorsIndex(),
+    Safetensors(),
+    Onnx(),
+)
 """Every format of this release, the most distinctive first."""
 
 _PICKLE: Final = (

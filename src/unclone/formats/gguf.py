@@ -1,4 +1,4 @@
-"""GGUF: key-value metadata, tensor infos, aligned tensors (spec/carriers.md, section 4; ggml's docs/gguf.md).
+"""GGUF: key-value metadata, tensor infos, aligned tensors (spec/carriers.md, section 5; ggml's docs/gguf.md).
 
 Every tensor is masked; which bits of a block, ``gguf_blocks`` says.
 """

@@ -1,4 +1,4 @@
-"""HDF5, as Keras writes it, weights and older whole models, and other files of arrays (spec/carriers.md, `hdf5`).
+"""HDF5, as Keras writes it, weights and older whole models, and other files of arrays (spec/carriers.md, section 9).
 
 The header lies in a user block, before the first byte of the ordinary file. An ordinary file is parsed by the HDF5
 library in a process of its own (``hdf5_child``); a bound one by its user block alone (``hdf5_block``), so that nothing

@@ -1,4 +1,4 @@
-"""Keras 3: a zip archive of a description and an HDF5 file of weights (spec/carriers.md, section `keras`).
+"""Keras 3: a zip archive of a description and an HDF5 file of weights (spec/carriers.md, section 10).
 
 The description is carried, never deserialised. The header lies in the archive's block for it (``zip_carrier``), so
 that the archive has the members it had: with any more, Keras would unpack the whole archive to disk. The weights' file

@@ -1,4 +1,4 @@
-"""numpy .npz: a zip archive of arrays (spec/carriers.md, section ``npz``).
+"""numpy .npz: a zip archive of arrays (spec/carriers.md, section 8).
 
 Every array of numbers is masked, as in safetensors; text and booleans stay in clear. Arrays that were deflated are
 stored: masked bytes do not compress.

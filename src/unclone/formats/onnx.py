@@ -1,4 +1,4 @@
-"""ONNX: weights in initialisers, constants, subgraphs, functions and external data (spec/carriers.md, section 3).
+"""ONNX: weights in initialisers, constants, subgraphs, functions and external data (spec/carriers.md, section 4).
 
 Works on the protobuf wire format, without the onnx package: a bound model is its original byte for byte, but for the
 masked bytes, the tensors that had to be moved into ``raw_data``, and one metadata entry at the end.

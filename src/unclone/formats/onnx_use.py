@@ -1,4 +1,4 @@
-"""Which constants of an ONNX model are weights, by what the graph does with them (spec/carriers.md, section 3).
+"""Which constants of an ONNX model are weights, by what the graph does with them (spec/carriers.md, section 4).
 
 Floats are weights unless the graph needs them true: quantisation parameters, scales of a resize, numbers from which a
 shape or an index is computed. Integers of 8 bits and less are weights unless they are zero points or shapes. Wider

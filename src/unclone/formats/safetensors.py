@@ -29,7 +29,7 @@ from unclone.formats.base import (
 )
 from unclone.records import ClearTensor
 
-__all__ = ["CLEAR_NAMES", "DTYPES", "Safetensors"]
+__all__ = ["CLEAR_NAMES", "DTYPES", "Parsed", "Safetensors", "clear_reason", "escape", "parse", "parse_json"]
 
 _LENGTH_BYTES: Final = 8
 _JSON_LIMIT: Final = 100_000_000  # the limit of the safetensors library
@@ -70,7 +70,7 @@ CLEAR_NAMES: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class _Parsed:
+class Parsed:
     """A header that was checked, and where the tensors start."""
 
     metadata: dict[str, str] | None
@@ -101,7 +101,7 @@ class Safetensors:
             FormatError: malformed, truncated or hostile.
             AlreadyBoundError: it carries a header of ours.
         """
-        parsed = _parse(path)
+        parsed = parse(path)
         if METADATA_KEY in (parsed.metadata or {}):
             raise AlreadyBoundError(f"{path} is bound already; bind the ordinary model instead")
         return SafetensorsDraft(path, parsed)
@@ -112,11 +112,11 @@ class Safetensors:
         Raises:
             FormatError: malformed, truncated or hostile.
         """
-        parsed = _parse(path)
+        parsed = parse(path)
         text = (parsed.metadata or {}).get(METADATA_KEY)
         if text is None:
             return Layout((path,), None, 0, 0, 0, parsed.regions)
-        encoded = _escape(text.encode())
+        encoded = escape(text.encode())
         if not parsed.raw.startswith(_PREFIX + encoded + b'"'):
             raise FormatError(
                 f"{path}: the header of a bound model is not in its place; another program rewrote the file"
@@ -133,14 +133,14 @@ class Safetensors:
 class SafetensorsDraft:
     """An ordinary safetensors file, taken apart; see ``formats.base.Draft``."""
 
-    def __init__(self, path: Path, parsed: _Parsed) -> None:
+    def __init__(self, path: Path, parsed: Parsed) -> None:
         self._parsed = parsed
         self.sources: Sequence[Path] = (path,)
         weights: list[Weight] = []
         clear: list[ClearTensor] = []
         self._order: list[tuple[Region, int | None]] = []
         for region in sorted(parsed.regions.values(), key=lambda item: (item.offset, item.nbytes)):
-            reason = _reason(region)
+            reason = clear_reason(region)
             if reason:
                 clear.append(ClearTensor(region.name, region.dtype, region.shape, reason))
                 self._order.append((region, None))
@@ -157,7 +157,7 @@ class SafetensorsDraft:
         # `{"__metadata__":{` is replaced by the same with our member before the others.
         rest = text[len(_PREFIX) - len(f'"{METADATA_KEY}":"') :].encode()
         rest = b'"' + (b"," if self._parsed.metadata else b"") + rest
-        encoded = _escape(header)
+        encoded = escape(header)
         length = len(_PREFIX) + len(encoded) + len(rest)
         padding = -length % _ALIGNMENT
         if length + padding > _JSON_LIMIT:
@@ -174,13 +174,13 @@ class SafetensorsDraft:
 
     def encode_header(self, header: bytes) -> bytes:
         """The header's text inside a JSON string."""
-        return _escape(header)
+        return escape(header)
 
     def finish(self, streams: Sequence[BinaryIO]) -> None:
         """Nothing depends on the masked bytes."""
 
 
-def _reason(region: Region) -> str:
+def clear_reason(region: Region) -> str:
     """Why a tensor stays in clear; empty for a weight."""
     if region.dtype == "bool":
         return "boolean"
@@ -189,12 +189,17 @@ def _reason(region: Region) -> str:
     return ""
 
 
-def _escape(text: bytes) -> bytes:
+def escape(text: bytes) -> bytes:
     """The inside of a JSON string; ASCII in, ASCII out."""
     return json.dumps(text.decode())[1:-1].encode("ascii")
 
 
-def _parse(path: Path) -> _Parsed:
+def parse(path: Path) -> Parsed:
+    """The header of a file, checked against the file's size.
+
+    Raises:
+        FormatError: malformed, truncated or hostile.
+    """
     try:
         with path.open("rb") as stream:
             size = path.stat().st_size
@@ -209,7 +214,7 @@ def _parse(path: Path) -> _Parsed:
             raw = stream.read(length)
     except OSError as problem:
         raise FormatError(f"cannot read {path}: {problem.strerror}") from None
-    value = _json(path, raw)
+    value = parse_json(path, raw)
     metadata = value.pop(_METADATA, None)
     if metadata is not None and not (
         isinstance(metadata, dict) and all(isinstance(item, str) for item in metadata.values())
@@ -218,10 +223,16 @@ def _parse(path: Path) -> _Parsed:
     data_start = _LENGTH_BYTES + length
     regions = {name: _region(path, name, entry, data_start) for name, entry in value.items()}
     _check_contiguous(path, regions, data_start, size)
-    return _Parsed(metadata, value, regions, data_start, raw)
+    return Parsed(metadata, value, regions, data_start, raw)
 
 
-def _json(path: Path, raw: bytes) -> dict[str, Any]:
+def parse_json(path: Path, raw: bytes) -> dict[str, Any]:
+    """A JSON object in which no name stands twice.
+
+    Raises:
+        FormatError: it is none.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) != len(pairs):

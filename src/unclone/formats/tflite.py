@@ -1,4 +1,4 @@
-"""TensorFlow Lite: a flatbuffer of graphs and buffers (spec/carriers.md, `tflite`).
+"""TensorFlow Lite: a flatbuffer of graphs and buffers (spec/carriers.md, section 11).
 
 Offsets in a flatbuffer are relative and lead forward, so a bound model is the ordinary one with a block put in after
 its first eight bytes: a new root table, longer lists of buffers and metadata, and the header. All else keeps its place

@@ -1,4 +1,4 @@
-"""PyTorch checkpoints: the zip archives of ``torch.save`` (spec/carriers.md, section ``torch``).
+"""PyTorch checkpoints: the zip archives of ``torch.save`` (spec/carriers.md, section 7).
 
 What is masked are storages, each once, however many tensors view it: every one that the pickle names, in optimizer
 states too. Left in clear, each with its reason: booleans, counters by their name, positions of sparse tensors, scales

@@ -1,4 +1,4 @@
-"""Bound models in zip archives (spec/carriers.md, section "Zip archives"); for every format whose file is one.
+"""Bound models in zip archives (spec/carriers.md, section 6); for every format whose file is one.
 
 The header lies in a block between the last member and the central directory, as the signing block of an Android package
 does: it is no member, so that ordinary tools list the same members, and nothing that follows from its content (a CRC)

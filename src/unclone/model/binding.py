@@ -23,6 +23,7 @@ from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new
 from unclone.mask import ALL_BITS, CHUNK, CIPHERS, ChunkCipher, chunk_length, faster_cipher
 from unclone.model.carrier import Hole, carrier_digest
 from unclone.model.choosing import check_dial, choose_blocks, selection_of, word_pattern
+from unclone.model.folder import bind_folder
 from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch, worker_count
 from unclone.model.reading import read_into
 from unclone.patterns import finite_pattern
@@ -51,9 +52,10 @@ def bind(
     Streams: memory stays small whatever the model's size. The output appears whole or not at all.
 
     Args:
-        path: an ordinary model, of a format that ``unclone.formats`` knows; never altered.
+        path: an ordinary model, of a format that ``unclone.formats`` knows, or a folder that holds a safetensors model
+            beside its configuration; never altered.
         to: record or records of devices or machines. No PUF and no secret of a device is needed.
-        output: where the bound model goes; a valid file of the same format.
+        output: where the bound model goes; a valid file of the same format, or a folder for a folder.
         bits: ``"finite"`` keeps every masked float finite, ``"all"`` masks every bit.
         cipher: ``"aes-256-gcm"``, ``"chacha20-poly1305"``, or ``"auto"``: the faster one on this processor.
         share: part of the weights' bytes to mask. Less than 1 costs protection: docs/security.md has the price.
@@ -78,6 +80,10 @@ def bind(
     devices = list(to) if isinstance(to, Iterable) else [to]
     _check_options(devices, bits, cipher)
     check_dial(share, select, saliency)
+    if source.is_dir():
+        options: dict[str, Any] = {"bits": bits, "cipher": cipher, "share": share, "select": select}
+        options |= {"saliency": saliency, "threads": threads, "progress": progress}
+        return bind_folder(source, target, force=force, bind=lambda one, out: bind(one, devices, out, **options))
     check_output(target, force=force)
     if target.exists() and source.exists() and target.samefile(source):
         raise OutputError(f"{target} is the model itself; binding never replaces its input")
@@ -98,7 +104,7 @@ def bind(
             selection=selection_of(share, select),
             tensors=(),
             clear=tuple(draft.clear),
-            slots=tuple(seal_slot(content_key, device.public_key, file_id) for device in devices),
+            slots=tuple(seal_slot(content_key, device.public_key, file_id, device.suite) for device in devices),
             mac=bytes(MAC_BYTES),
         )
         keys = content_keys(content_key, file_id)

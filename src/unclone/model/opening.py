@@ -13,6 +13,7 @@ from unclone.formats import Layout, detect
 from unclone.header import mac_input, parse_header
 from unclone.keys import ContentKeys, check_header_mac, content_keys, open_slot
 from unclone.model.carrier import Carrier, layout_holes, masked_regions, read_carrier
+from unclone.model.folder import model_in
 from unclone.model.parallel import Progress
 from unclone.model.reading import Files
 from unclone.model.restored import RestoredModel
@@ -91,7 +92,7 @@ def open_bound(path: str | os.PathLike[str], key: DeviceKey) -> BoundModel:
     """Open a bound model on its device, to restore tensors one at a time.
 
     Args:
-        path: the bound model.
+        path: the bound model, or the folder that holds it.
         key: the device key, from ``reconstruct``.
 
     Raises:
@@ -164,6 +165,7 @@ def read_bound(path: Path) -> tuple[Layout, Header]:
         NotBoundError: the model is not bound.
         FormatError: it cannot be read.
     """
+    path = model_in(path) if path.is_dir() else path
     found = detect(path)
     layout = found.layout(path)
     if layout.header is None:

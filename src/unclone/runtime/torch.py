@@ -25,7 +25,7 @@ from unclone.formats.zip_directory import Archive
 from unclone.model import RestoredModel, RestoredTensor, restore
 from unclone.records import DeviceKey
 
-__all__ = ["load", "load_into", "object_of", "state_dict", "tensors_of"]
+__all__ = ["load", "load_into", "object_of", "state_dict", "tensor_of", "tensors_of"]
 
 _DTYPES: Final = {
     "float8_e8m0": "float8_e8m0fnu",
@@ -131,7 +131,7 @@ def object_of(restored: RestoredModel, map_location: Any = None) -> Any:
         FormatError: neither a PyTorch nor a safetensors file.
         ParameterError: ``map_location`` is missing for a device that is not here, or is no device.
     """
-    if restored.header.format == "safetensors":
+    if restored.header.format in ("safetensors", "safetensors-index"):
         tensors = tensors_of(restored)
         if map_location is None:
             return tensors
@@ -149,10 +149,15 @@ def tensors_of(restored: RestoredModel) -> dict[str, Any]:
     Raises:
         UnsupportedError: a dtype that torch has not.
     """
-    return {name: _tensor(tensor) for name, tensor in restored.items()}
+    return {name: tensor_of(tensor) for name, tensor in restored.items()}
 
 
-def _tensor(tensor: RestoredTensor) -> Any:
+def tensor_of(tensor: RestoredTensor) -> Any:
+    """A view of one restored tensor, no copy.
+
+    Raises:
+        UnsupportedError: a dtype that torch has not.
+    """
     torch = _torch()
     name = _DTYPES.get(tensor.dtype)
     dtype = getattr(torch, name, None) if name else None
