@@ -5,8 +5,10 @@ The construction and the bound are in spec/tracing.md; what survives what, measu
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -16,19 +18,43 @@ from numpy.typing import NDArray
 
 from unclone.errors import NoWeightsError, OutputError, ParameterError
 from unclone.files import atomic_output, check_output
+from unclone.fleet.tracing_bound import best_devices, log_tail
 from unclone.fleet.tracing_code import Carrier, codeword, signs
-from unclone.fleet.tracing_places import FLOATS, Place, Places, Values, blocks, decode, encode, find_places
+from unclone.fleet.tracing_evidence import gather, open_leak
+from unclone.fleet.tracing_places import (
+    FLOATS,
+    Place,
+    Places,
+    blocks,
+    decode,
+    encode,
+    find_places,
+    read_values,
+    root_mean_square,
+)
 from unclone.keys import trace_keys
-from unclone.model.reading import read_into
 from unclone.records import DeviceKey
 
-__all__ = ["FEWEST_WEIGHTS", "STRENGTH", "Fingerprint", "fingerprinted"]
+__all__ = [
+    "FALSE_ACCUSATION",
+    "FEWEST_WEIGHTS",
+    "STRENGTH",
+    "Fingerprint",
+    "Suspect",
+    "Trace",
+    "fingerprinted",
+    "trace",
+]
 
 STRENGTH: Final = 0.01
 """Default size of a step, as a part of the tensor's root mean square: about the error of rounding to int8."""
 
 FEWEST_WEIGHTS: Final = 4096
 """A model with fewer weights to move could not name one device among a million."""
+
+
+FALSE_ACCUSATION: Final = 1e-6
+"""Default bound on the probability that a trace accuses any device that had no part in the leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +122,108 @@ def fingerprinted(
     return Fingerprint(sum(place.count for place in places.places), changed, places.left)
 
 
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A device and what speaks against it.
+
+    Attributes:
+        device: its id.
+        deviations: its score in standard deviations of an innocent device's.
+        log10_chance: decimal logarithm of a bound on the probability that an innocent device scores as high.
+        log10_fleet: the same for any innocent device among all that were compared; at most 0.
+        accused: whether the latter is within the limit.
+    """
+
+    device: str
+    deviations: float
+    log10_chance: float
+    log10_fleet: float
+    accused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The outcome of a trace.
+
+    Attributes:
+        suspects: the highest scores, best first; those accused are the first of them.
+        devices: how many devices were compared.
+        limit: bound on the probability that any innocent device is accused.
+        weights: weights that the leak and the original have in common.
+        aligned: tensors whose rows or columns had to be put back in order or to scale.
+        missing: tensors of the original that were not found in the leak.
+    """
+
+    suspects: tuple[Suspect, ...]
+    devices: int
+    limit: float
+    weights: int
+    aligned: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def accused(self) -> tuple[Suspect, ...]:
+        """The devices whose copies the leak was made of, as far as the bound lets one say; often empty."""
+        return tuple(suspect for suspect in self.suspects if suspect.accused)
+
+
+def trace(
+    leaked: str | os.PathLike[str],
+    original: str | os.PathLike[str],
+    trace_key: DeviceKey,
+    devices: Iterable[str],
+    *,
+    limit: float = FALSE_ACCUSATION,
+    strength: float = STRENGTH,
+    show: int = 5,
+) -> Trace:
+    """Find the devices whose copies a leaked model was made of.
+
+    The probability that any device is accused whose copy had no part in the leak is at most ``limit``, whatever was
+    done to the weights and however many copies were mixed (union bound over ``devices``; spec/tracing.md, section 5).
+
+    Args:
+        leaked: the leaked model, in any format that ``unclone.formats`` knows, its tensors named as in the original.
+        original: the very model that was given to ``fingerprinted``.
+        trace_key: the key that was given to it.
+        devices: ids of all devices that could have leaked it; read once, so a generator over a registry will do.
+        limit: probability of a false accusation to allow.
+        strength: of the fingerprint; a guess does, it only balances the tensors against each other.
+        show: suspects to report beside those accused.
+
+    Raises:
+        FormatError: a model cannot be read.
+        AlreadyBoundError: a bound model, whose weights are masked.
+        UnsupportedError: the original's weights lie in more than one file.
+        NoWeightsError: the original has too few float weights, or the leak has none of them.
+        ParameterError: ``limit`` or ``strength`` is out of range, or there is no device.
+    """
+    source = Path(original)
+    if not 0 < limit < 1:
+        raise ParameterError(f"limit is a probability between 0 and 1, not {limit}")
+    if not 0 < strength <= 0.1:
+        raise ParameterError(f"strength is above 0 and at most 0.1, not {strength}")
+    places = find_places(source)
+    check_carriers(source, places)
+    leak = open_leak(Path(leaked))
+    keys = trace_keys(trace_key, places.digest)
+    evidence = gather(source, places, leak, Carrier(keys), strength)
+    if not evidence.weights:
+        raise NoWeightsError(f"{leaked} has no float tensor of {original}: name and shape must be the same")
+    count, best = best_devices(evidence.chips, keys, devices)
+    if not count:
+        raise ParameterError("trace needs the ids of the devices to compare")
+    deviation = math.sqrt(float(evidence.chips @ evidence.chips))
+    suspects: list[Suspect] = []
+    for score, device in best:
+        chance = log_tail(evidence.chips, score) / math.log(10)
+        fleet = min(0.0, chance + math.log10(count))
+        accused = fleet <= math.log10(limit)
+        if accused or len(suspects) < show:
+            suspects.append(Suspect(device, score / deviation if deviation else 0.0, chance, fleet, accused))
+    return Trace(tuple(suspects), count, limit, evidence.weights, tuple(evidence.aligned), tuple(evidence.missing))
+
+
 def check_carriers(path: Path, places: Places) -> None:
     """Raise ``NoWeightsError`` if the model has too few weights for a fingerprint."""
     count = sum(place.count for place in places.places)
@@ -104,29 +232,6 @@ def check_carriers(path: Path, places: Places) -> None:
             f"{path} has {count} float weights in matrices and kernels; a fingerprint needs {FEWEST_WEIGHTS}"
             + (f" (left alone: {', '.join(places.left[:3])}, ...)" if places.left else "")
         )
-
-
-def root_mean_square(stream: BinaryIO, place: Place) -> float:
-    """Root mean square of the finite values of a tensor; 0 for one without negative values, which carries nothing.
-
-    A tensor that is never negative may be a variance or a table of distances, whose sign matters.
-    """
-    total, count, negative = 0.0, 0, False
-    for _, first, length in blocks(place):
-        values = read_values(stream, place, first, length)
-        finite = values[np.isfinite(values)].astype(np.float64)
-        total += float(finite @ finite)
-        count += finite.size
-        negative = negative or bool((finite < 0).any())
-    return float(np.sqrt(total / count)) if negative else 0.0
-
-
-def read_values(stream: BinaryIO, place: Place, first: int, count: int) -> Values:
-    """Weights of a tensor as numbers."""
-    width = FLOATS[place.region.dtype]
-    raw: NDArray[np.uint8] = np.empty(count * width, dtype=np.uint8)
-    read_into(stream.fileno(), raw, place.region.offset + first * width)
-    return decode(raw, place.region.dtype)
 
 
 class _Writer:

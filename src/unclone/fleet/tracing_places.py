@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from unclone.fleet.tracing_code import CARRIER_BLOCK
 from unclone.formats import Format, Layout, Region, detect
 from unclone.model.reading import read_into
 
-__all__ = ["FLOATS", "Place", "Places", "blocks", "decode", "encode", "find_places"]
+__all__ = ["FLOATS", "Place", "Places", "blocks", "decode", "encode", "find_places", "read_values", "root_mean_square"]
 
 FLOATS: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Dtypes that carry a fingerprint -> bytes of an element."""
@@ -129,3 +129,26 @@ def encode(values: Values, dtype: str) -> NDArray[np.uint8]:
     kind = {"float16": "<f2", "float32": "<f4", "float64": "<f8"}[dtype]
     with np.errstate(over="ignore"):  # the caller puts back what overflowed
         return values.astype(kind).view(np.uint8)
+
+
+def root_mean_square(stream: BinaryIO, place: Place) -> float:
+    """Root mean square of the finite values of a tensor; 0 for one without negative values, which carries nothing.
+
+    A tensor that is never negative may be a variance or a table of distances, whose sign matters.
+    """
+    total, count, negative = 0.0, 0, False
+    for _, first, length in blocks(place):
+        values = read_values(stream, place, first, length)
+        finite = values[np.isfinite(values)].astype(np.float64)
+        total += float(finite @ finite)
+        count += finite.size
+        negative = negative or bool((finite < 0).any())
+    return float(np.sqrt(total / count)) if negative else 0.0
+
+
+def read_values(stream: BinaryIO, place: Place, first: int, count: int) -> Values:
+    """Weights of a tensor as numbers."""
+    width = FLOATS[place.region.dtype]
+    raw: NDArray[np.uint8] = np.empty(count * width, dtype=np.uint8)
+    read_into(stream.fileno(), raw, place.region.offset + first * width)
+    return decode(raw, place.region.dtype)
