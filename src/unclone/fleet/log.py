@@ -1,7 +1,7 @@
 """The log: every change is an event, and every event carries the hash of all before it.
 
 ``hash = SHA-256(canonical JSON of the event's fields and of the previous hash)``; the first event follows 32 zero
-bytes. An event names its subject, the digest of the row it leaves behind (``row``), the digest of the record or licence stored
+bytes. An event names its subject, the digest of the row it leaves behind (``row``), the digest of the record stored
 with it (``body``), and the earlier event of the same subject that it takes the place of (``supersedes``, 0 if none).
 So rows can be held against the log, one by one, without replaying anything.
 """

@@ -6,7 +6,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from unclone import canonical
@@ -30,6 +30,7 @@ __all__ = [
     "key_digest",
     "pack_device",
     "pack_machine",
+    "pack_record",
     "unpack_record",
 ]
 
@@ -187,7 +188,30 @@ def pack_device(device: Device) -> Packed:
     Raises:
         RecordError: this is no valid record.
     """
-    device = parse_device(render_device(device))
+    return pack_record("device", _canonical(render_device(device)))
+
+
+def pack_machine(machine: Machine) -> Packed:
+    """A machine record as it enters a registry; see ``pack_device``."""
+    return pack_record("machine", _canonical(render_machine(machine)))
+
+
+def pack_record(kind: str, text: bytes) -> Packed:
+    """The canonical text of a record, parsed, as it enters a registry.
+
+    Raises:
+        RecordError: this is no valid record.
+        RecordAlteredError: it does not match its own digest.
+        UnsupportedError: another version or suite.
+    """
+    return _pack_device(parse_device(text), text) if kind == "device" else _pack_machine(parse_machine(text), text)
+
+
+def _canonical(rendered: bytes) -> bytes:
+    return canonical.encode(json.loads(rendered))
+
+
+def _pack_device(device: Device, text: bytes) -> Packed:
     _check_texts(device.name, device.root, device.source)
     report = device.report
     columns = {
@@ -204,12 +228,10 @@ def pack_device(device: Device) -> Packed:
         "key_bits": report.key_bits,
         "failure_log10_milli": report.failure_log10_milli,
     }
-    return _pack("device", device.public_key, render_device(device), columns)
+    return _pack("device", device.public_key, text, columns)
 
 
-def pack_machine(machine: Machine) -> Packed:
-    """A machine record as it enters a registry; see ``pack_device``."""
-    machine = parse_machine(render_machine(machine))
+def _pack_machine(machine: Machine, text: bytes) -> Packed:
     _check_texts(machine.name)
     columns = {
         "name": machine.name,
@@ -220,11 +242,10 @@ def pack_machine(machine: Machine) -> Packed:
         "suite": machine.suite,
         "public_key": machine.public_key,
     }
-    return _pack("machine", machine.public_key, render_machine(machine), columns)
+    return _pack("machine", machine.public_key, text, columns)
 
 
-def _pack(kind: str, public_key: bytes, rendered: bytes, columns: Mapping[str, Any]) -> Packed:
-    text = canonical.encode(json.loads(rendered))
+def _pack(kind: str, public_key: bytes, text: bytes, columns: Mapping[str, Any]) -> Packed:
     # Level 1: a record is mostly base64 of noise, and no level gets it below six bits in eight.
     return Packed(kind, key_digest(public_key), hashlib.sha256(text).digest(), zlib.compress(text, 1), columns)
 
@@ -262,8 +283,3 @@ def _check_texts(*texts: str) -> None:
     for text in texts:
         if "\0" in text:
             raise RecordError(f"a name with a NUL character does not go into a registry: {text[:40]!r}")
-
-
-def columns_of(row: Any) -> dict[str, Any]:
-    """A row value as a dict of its columns."""
-    return asdict(row)

@@ -18,10 +18,9 @@ from unclone.fleet.log import Log
 from unclone.fleet.rows import ACTIVE, HEALTH, REVOKED, LicenceRow, ModelRow, Packed, ReleaseRow, device_tallies
 from unclone.fleet.schema import BY_KIND, devices, measurements, records, tallies
 
-__all__ = ["Counts", "Writer", "subject_of"]
+__all__ = ["Counts", "Writer", "measurement_tallies", "row_tallies", "subject_of"]
 
 _CHUNK: Final = 500  # keys in one IN list
-_MACHINE_LIMIT: Final = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +51,22 @@ def subject_of(kind: str, row: Mapping[str, Any]) -> bytes:
     return bytes(row["key"])
 
 
+def row_tallies(kind: str, row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The (facet, bucket) pairs under which a row is counted."""
+    if kind == "device":
+        return device_tallies(row)
+    return [(f"{kind}s", "all"), (f"{kind}s", row["state"])] if "state" in row else [(f"{kind}s", "all")]
+
+
+def measurement_tallies(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The pairs under which a measurement is counted: state and margin, by month."""
+    month = time.strftime("%Y-%m", time.gmtime(found["at"]))
+    return [
+        (f"health {month}", found["health"]),
+        (f"margin {month}", f"{min(found['margin_milli'] // 500, 40) / 2:04.1f}"),
+    ]
+
+
 class Writer:
     """Changes within one transaction. ``flush`` comes last."""
 
@@ -79,7 +94,7 @@ class Writer:
     # -- records ---------------------------------------------------------------------------------------------------
 
     def add_records(self, kind: str, packed: Sequence[Packed]) -> Counts:
-        """Add or update devices or machines; a record that was ever current changes nothing, so old files do no harm."""
+        """Add or update devices or machines; a record that was ever current changes nothing: old files do no harm."""
         table = BY_KIND[kind]
         known = self._known(table, table.c.key, [item.key for item in packed])
         new: dict[bytes, dict[str, Any]] = {}
@@ -166,7 +181,7 @@ class Writer:
             RegistryError: release or device is unknown or revoked, or there is another licence and not ``replace``.
         """
         rows = [asdict(licence) for licence in licences]
-        self._check_licensable(rows)
+        check = self._licensable(rows)
         total = Counts()
         by_release: dict[bytes, list[dict[str, Any]]] = {}
         for row in rows:
@@ -179,22 +194,27 @@ class Writer:
                 lambda row: row["device"],
                 replace=replace,
                 within=release,
+                check=check,
             )
         return total
 
-    def _check_licensable(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _licensable(self, rows: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], None]:
+        """A check of one licence, for those that would be news: what is there already stays."""
         devices_, machines_, releases_ = (BY_KIND[kind] for kind in ("device", "machine", "release"))
         keys = [row["device"] for row in rows]
         holders = self._known(devices_, devices_.c.key, keys)
         if len(holders) < len(set(keys)):
             holders |= self._known(machines_, machines_.c.key, keys)
         files = self._known(releases_, releases_.c.file_id, [row["release"] for row in rows])
-        for row in rows:
+
+        def check(row: Mapping[str, Any]) -> None:
             for what, found, key in (("device", holders, row["device"]), ("release", files, row["release"])):
                 if key not in found:
                     raise RegistryError(f"no {what} {key.hex()[:16]} in this registry")
                 if found[key]["state"] == REVOKED:
                     raise RegistryError(f"{what} {key.hex()[:16]} is revoked: no licence")
+
+        return check
 
     def _put(
         self,
@@ -205,6 +225,7 @@ class Writer:
         *,
         replace: bool,
         within: bytes | None = None,
+        check: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Counts:
         """Insert rows that are not there, leave equal ones, and replace or refuse different ones."""
         table = BY_KIND[kind]
@@ -223,6 +244,8 @@ class Writer:
                 continue
             if old is not None and not replace:
                 raise RegistryError(f"{kind} {self._shown(key)} is in this registry already, with another content")
+            if check is not None:
+                check(row)
             seq = self.log.next
             kept = {name: old[name] for name in own & old.keys()} if old else {"id": seq}
             row = {**row, **kept, "seq": seq}
@@ -277,7 +300,7 @@ class Writer:
         """
         if health not in HEALTH or not 0 <= error_rate_ppm <= 10**6 or not 0 <= margin_milli < 2**31:
             raise ParameterError("health is good, refresh or late, with a rate of 0 to 1 and a margin of 0 or more")
-        if not 0 <= at <= 2**40:
+        if not 0 <= at <= 2**36:
             raise ParameterError("the time of a measurement is given in seconds since 1970")
         _, old = self._one("device", key)
         found = {"at": at, "health": health, "error_rate_ppm": error_rate_ppm, "margin_milli": margin_milli}
@@ -290,9 +313,7 @@ class Writer:
             row |= {"health": health, "margin_milli": margin_milli, "measured_at": at}
         self.log.append("measure", "device", key, row=row, supersedes=old["seq"], detail=found)
         self._count("device", old, row)
-        month = time.strftime("%Y-%m", time.gmtime(at))
-        self._tallies[f"health {month}", health] += 1
-        self._tallies[f"margin {month}", f"{min(margin_milli // 500, 40) / 2:04.1f}"] += 1
+        self._tallies.update(measurement_tallies(found))
         self._connection.execute(sa.update(devices).where(devices.c.id == row["id"]).values(row))
         self._connection.execute(sa.insert(measurements), [{"seq": seq, "owner": row["id"], **found}])
         return True
@@ -327,16 +348,9 @@ class Writer:
         return found
 
     def _count(self, kind: str, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> None:
-        if kind != "device":
-            self._tallies[f"{kind}s", "all"] += old is None
-            if "state" in new:
-                self._tallies[f"{kind}s", new["state"]] += 1
-                if old:
-                    self._tallies[f"{kind}s", old["state"]] -= 1
-            return
-        for pair in device_tallies(new):
+        for pair in row_tallies(kind, new):
             self._tallies[pair] += 1
-        for pair in device_tallies(old) if old else ():
+        for pair in row_tallies(kind, old) if old else ():
             self._tallies[pair] -= 1
 
     @staticmethod
@@ -352,7 +366,5 @@ def _check_texts(table: sa.Table, row: Mapping[str, Any]) -> None:
         value, limit = row.get(column.name), getattr(column.type, "length", None)
         if isinstance(value, str | bytes) and limit is not None and len(value) > limit:
             raise ParameterError(f"{column.name} of a {table.name[:-1]} is longer than {limit}")
-        if isinstance(value, str) and (
-            "\0" in value or not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value)
-        ):
+        if isinstance(value, str) and ("\0" in value or any("\ud800" <= character <= "\udfff" for character in value)):
             raise ParameterError(f"{column.name} of a {table.name[:-1]} holds a character that no registry takes")
