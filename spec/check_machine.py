@@ -85,11 +85,6 @@ def combine(shares: dict[int, bytes]) -> bytes:
     return bytes(secret)
 
 
-def private_key(device_key: bytes) -> bytes:
-    """device-record.md, section 5."""
-    return hpke_base.hkdf_expand(hpke_base.hkdf_extract(b"", device_key), b"unclone v1 device x25519", 32)
-
-
 def _hex(value: Any, length: int) -> None:
     need(isinstance(value, str) and re.fullmatch(r"[0-9a-f]*", value) and len(value) == 2 * length, "not hex")
 
@@ -102,9 +97,9 @@ def _part(part: Any) -> None:
     need(isinstance(part, dict) and set(part) == PART_MEMBERS, "missing or unknown members of a part")
     need(isinstance(part["name"], str) and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", part["name"]), "name of a part")
     need(isinstance(part["device"], dict), "device of a part")
-    check_record.parse(json.dumps(part["device"]).encode())
+    device = check_record.parse(json.dumps(part["device"]).encode())
     _integer(part["index"], 1, 255)
-    check_record._base64(part["share"], 80)
+    check_record._base64(part["share"], hpke_base.SEALED_BYTES[device["suite"]])
     _hex(part["check"], 32)
 
 
@@ -123,13 +118,13 @@ def parse(data: bytes) -> dict[str, Any]:
     need(record["digest"] == expected, "the digest does not match", "RecordAlteredError")
     need(isinstance(record["name"], str) and len(record["name"]) <= 256, "name")
     need(isinstance(record["suite"], str), "suite")
-    need(record["suite"] == check_record.SUITE, "unknown suite", "UnsupportedError")
+    need(record["suite"] in hpke_base.PUBLIC_BYTES, "unknown suite", "UnsupportedError")
     parts = record["parts"]
     need(isinstance(parts, list) and 2 <= len(parts) <= 32, "2 to 32 parts")
     _hex(record["id"], 16)
     _integer(record["revision"], 1, 2**31)
     _integer(record["need"], 2, len(parts))
-    check_record._base64(record["public_key"], 32)
+    check_record.public_key(record)
     for part in parts:
         _part(part)
     for seen in ([p["name"] for p in parts], [p["index"] for p in parts], [p["device"]["public_key"] for p in parts]):
@@ -153,13 +148,13 @@ def open_shares(record: dict[str, Any], device_keys: dict[str, bytes]) -> tuple[
         if name not in device_keys:
             states[name] = "missing"
             continue
-        private = private_key(device_keys[name])
-        if hpke_base.public_key(private) != check_record._base64(part["device"]["public_key"], 32):
+        suite = part["device"]["suite"]
+        if hpke_base.device_public(suite, device_keys[name]) != check_record.public_key(part["device"]):
             states[name] = "another device"
             continue
-        sealed = check_record._base64(part["share"], 80)
+        sealed = check_record._base64(part["share"], hpke_base.SEALED_BYTES[suite])
         try:
-            share = hpke_base.open_sealed(private, b"unclone v1 machine share" + suffix, sealed[:32], sealed[32:])
+            share = hpke_base.device_open(suite, device_keys[name], b"unclone v1 machine share" + suffix, sealed)
         except hpke_base.OpenError:
             states[name] = "altered"
             continue
@@ -177,8 +172,8 @@ def check(data: bytes, device_keys: dict[str, bytes]) -> dict[str, Any]:
     if len(shares) < record["need"]:
         raise TooFew(states)
     key = combine(dict(list(shares.items())[: record["need"]]))
-    public = hpke_base.public_key(private_key(key))
-    need(public == check_record._base64(record["public_key"], 32), "not the machine's key", "ReconstructionError")
+    public = hpke_base.device_public(record["suite"], key)
+    need(public == check_record.public_key(record), "not the machine's key", "ReconstructionError")
     return {"name": record["name"], "revision": record["revision"], "machine_key": key.hex(), "parts": states}
 
 

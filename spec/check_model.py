@@ -3,7 +3,7 @@
     python spec/check_model.py MODEL --device-key HEX
 
 prints as JSON what it found and the SHA-256 of every tensor with its true weights. Exit codes as in section 9.
-Shares no code with the package; `cryptography` supplies X25519, AES, ChaCha20 and their AEADs, no more.
+Shares no code with the package; `cryptography` supplies X25519, ML-KEM, AES, ChaCha20 and their AEADs, no more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ import hpke_base
 
 HEADER_LIMIT = 32 * 2**20
 CARRIER_LIMIT = 100_000_000
-SUITE = "hpke-x25519-sha256-aes256gcm"
 OPENING = b'{"__metadata__":{"unclone":"'
 DTYPES = {
     "BOOL": ("bool", 8), "F4": ("float4_e2m1", 4), "F6_E2M3": ("float6_e2m3", 6), "F6_E3M2": ("float6_e3m2", 6),
@@ -241,32 +240,25 @@ def parse_header(text: bytes) -> dict[str, Any]:
     for entry in header["slots"]:
         _members(entry, "suite hint sealed")
         need(isinstance(entry["suite"], str), "suite is a string")
-        need(entry["suite"] == SUITE, "unknown suite", "UnsupportedError")
+        need(entry["suite"] in hpke_base.SEALED_BYTES, "unknown suite", "UnsupportedError")
         entry["hint"] = _hex(entry["hint"], 8, 8)
-        entry["sealed"] = _base64(entry["sealed"], 80)
+        entry["sealed"] = _base64(entry["sealed"], hpke_base.SEALED_BYTES[entry["suite"]])
     return dict(header)
 
 
 # Section 8
 
 
-def device_private(device_key: bytes) -> bytes:
-    return hpke_base.hkdf_expand(hpke_base.hkdf_extract(b"", device_key), b"unclone v1 device x25519", 32)
-
-
 def open_slot(header: dict[str, Any], device_key: bytes) -> bytes:
-    private = device_private(device_key)
-    file_id = header["file_id"]
-    hint = hashlib.sha256(b"unclone v1 slot hint" + file_id + hpke_base.public_key(private)).digest()[:8]
+    label = b"unclone v1 slot hint" + header["file_id"]
     for slot in header["slots"]:
-        if slot["hint"] == hint:
+        public = hpke_base.device_public(slot["suite"], device_key)
+        if slot["hint"] == hashlib.sha256(label + public).digest()[:8]:
+            info = b"unclone v1 slot" + header["file_id"]
             try:
-                key = hpke_base.open_sealed(
-                    private, b"unclone v1 slot" + file_id, slot["sealed"][:32], slot["sealed"][32:]
-                )
+                return hpke_base.device_open(slot["suite"], device_key, info, slot["sealed"])
             except hpke_base.OpenError:
                 continue
-            return key
     raise Finding("SlotError", "no slot opens")
 
 

@@ -27,7 +27,6 @@ import canonical_json
 import hpke_base
 
 LIMIT = 4 * 2**20
-SUITE = "hpke-x25519-sha256-aes256gcm"
 MEMBERS = {
     "format", "version", "name", "root", "source", "suite", "public_key", "helper", "sealed_key", "report", "digest",
 }  # fmt: skip
@@ -66,6 +65,11 @@ def _text(value: Any) -> None:
     need(isinstance(value, str) and len(value) <= 256, "not a string of at most 256 characters")
 
 
+def public_key(record: dict[str, Any]) -> bytes:
+    """The public key of a record whose suite is known."""
+    return _base64(record["public_key"], hpke_base.PUBLIC_BYTES[record["suite"]])
+
+
 def canonical_without(record: dict[str, Any], *names: str) -> bytes:
     return canonical_json.encode({k: v for k, v in record.items() if k not in names}).encode("ascii")
 
@@ -85,8 +89,8 @@ def parse(data: bytes) -> dict[str, Any]:
     need(record["digest"] == expected, "the digest does not match", "RecordAlteredError")
     for name in ("name", "root", "source", "suite"):
         _text(record[name])
-    need(record["suite"] == SUITE, "unknown suite", "UnsupportedError")
-    _base64(record["public_key"], 32)
+    need(record["suite"] in hpke_base.PUBLIC_BYTES, "unknown suite", "UnsupportedError")
+    public_key(record)
     _base64(record["sealed_key"], 48)
     helper, report = record["helper"], record["report"]
     need(isinstance(helper, dict) and set(helper) == {"scheme", "fields"}, "helper")
@@ -110,8 +114,7 @@ def open_key(record: dict[str, Any], candidates: list[bytes]) -> bytes:
             key = AESGCM(wrapping).decrypt(bytes(12), sealed, None)
         except InvalidTag:
             continue
-        seed = hpke_base.hkdf_expand(hpke_base.hkdf_extract(b"", key), b"unclone v1 device x25519", 32)
-        if hpke_base.public_key(seed) == _base64(record["public_key"], 32):
+        if hpke_base.device_public(record["suite"], key) == public_key(record):
             found.append(key)
     need(found, "no candidate gives the key", "ReconstructionError")
     return found[0]

@@ -19,7 +19,7 @@ from unclone.errors import (
     RecordError,
     UnsupportedError,
 )
-from unclone.keys import SUITE
+from unclone.keys import HYBRID, SUITE
 from unclone.records import Device, EnrollmentReport, HelperData
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -34,13 +34,15 @@ FIELDS = st.dictionaries(
     ),
     max_size=4,
 )
+KEYS = [(SUITE, 1), (HYBRID, 38)]
+"""Suites, and the length of their public keys in 32 bytes."""
 DEVICES = st.builds(
-    Device,
+    lambda suite, seed, **members: Device(suite=suite[0], public_key=seed * suite[1], **members),
+    suite=st.sampled_from(KEYS),
+    seed=st.binary(min_size=32, max_size=32),
     name=TEXT,
     root=TEXT,
     source=TEXT,
-    suite=st.just(SUITE),
-    public_key=st.binary(min_size=32, max_size=32),
     helper=st.builds(HelperData, TEXT, FIELDS),
     sealed_key=st.binary(min_size=48, max_size=48),
     report=st.builds(EnrollmentReport, *[FIGURES] * 9, st.lists(TEXT, max_size=3).map(tuple)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from unclone import canonical
 from unclone.errors import FormatError, UnsupportedError
 from unclone.header import encode_header, mac_input, parse_header
-from unclone.keys import SLOT_BYTES, SUITE
+from unclone.keys import SUITE, SUITES
 from unclone.mask import CIPHERS, chunk_length
 from unclone.records import ClearTensor, Header, MaskedTensor, Selection, Slot
 
@@ -40,8 +40,13 @@ def headers(draw: st.DrawFn) -> Header:
     share = draw(st.integers(1, 999_999))
     part = st.sampled_from(["blocks", "magnitude", "first-layers", "saliency"]) if block else st.just("random")
     selection = Selection(draw(part), share, block, positions) if block or draw(st.booleans()) else Selection()
-    slots = st.builds(
-        Slot, st.just(SUITE), st.binary(min_size=8, max_size=8), st.binary(min_size=SLOT_BYTES, max_size=SLOT_BYTES)
+    slots = st.sampled_from(list(SUITES.values())).flatmap(
+        lambda suite: st.builds(
+            Slot,
+            st.just(suite.name),
+            st.binary(min_size=8, max_size=8),
+            st.binary(min_size=8, max_size=8).map(lambda seed: (seed * suite.sealed_bytes)[: suite.sealed_bytes]),
+        )
     )
     return Header(
         version=1,
@@ -68,7 +73,7 @@ SMALL = Header(
     selection=Selection(),
     tensors=(MaskedTensor("w", "float32", (2, 2), 16, b"\xff\xff\xff\xbf", bytes(16)),),
     clear=(ClearTensor("ids", "int64", (1,), "index"),),
-    slots=(Slot(SUITE, bytes(8), bytes(SLOT_BYTES)),),
+    slots=(Slot(SUITE, bytes(8), bytes(SUITES[SUITE].sealed_bytes)),),
     mac=bytes(32),
 )
 

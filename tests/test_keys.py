@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from unclone.records import DeviceKey, Slot
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "spec"))
 
-import check_model
 import hpke_base
 
 SPEC = Path(__file__).parent.parent / "spec"
@@ -57,23 +57,43 @@ def test_second_hpke_against_rfc_9180() -> None:
     assert hpke_base.shared_secret(recipient, enc, enc + public) == shared
 
 
+def test_second_hybrid_kem_against_cryptography() -> None:
+    # `cryptography` has an implementation of its own of MLKEM768-X25519: it opens what the second reader sealed.
+    key = DeviceKey(KEY)
+    public = keys.public_key(key, keys.HYBRID)
+    assert public == hpke_base.device_public(hpke_base.HYBRID, KEY)
+    secret, ciphertext = MLKEM768PublicKey.from_public_bytes(public[:1184]).encapsulate()
+    sealed = b"".join(hpke_base.seal_hybrid(public, b"unclone v1 slot" + FILE_ID, KEY, (ciphertext, secret), KEY[::-1]))
+    slot = Slot(keys.HYBRID, keys.slot_hint(public, FILE_ID), sealed)
+    assert keys.open_slot((slot,), key, FILE_ID) == KEY
+
+
+@pytest.mark.parametrize("suite", list(keys.SUITES))
 @given(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
-@settings(max_examples=25, deadline=None)
-def test_slots_of_the_package_open_in_the_second_reader_and_back(device: bytes, file_id: bytes, content: bytes) -> None:
+@settings(max_examples=15, deadline=None)
+def test_slots_of_the_package_open_in_the_second_reader(
+    suite: str, device: bytes, file_id: bytes, content: bytes
+) -> None:
+    public = keys.public_key(DeviceKey(device), suite)
+    assert hpke_base.device_public(suite, device) == public
+    slot = keys.seal_slot(content, public, file_id, suite)
+    assert (slot.suite, len(public)) == (suite, hpke_base.PUBLIC_BYTES[suite])
+    assert len(slot.sealed) == hpke_base.SEALED_BYTES[suite] == keys.SUITES[suite].sealed_bytes
+    assert hpke_base.device_open(suite, device, b"unclone v1 slot" + file_id, slot.sealed) == content
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=16), st.binary(min_size=32, max_size=32))
+@settings(max_examples=15, deadline=None)
+def test_slots_of_the_second_reader_open_in_the_package(device: bytes, file_id: bytes, content: bytes) -> None:
     key = DeviceKey(device)
-    private = check_model.device_private(device)
-    assert hpke_base.public_key(private) == keys.public_key(key)
-    slot = keys.seal_slot(content, keys.public_key(key), file_id)
-    info = b"unclone v1 slot" + file_id
-    assert hpke_base.open_sealed(private, info, slot.sealed[:32], slot.sealed[32:]) == content
-    enc, sealed = hpke_base.seal(keys.public_key(key), info, content, hashlib.sha256(content).digest())
-    made = Slot(keys.SUITE, keys.slot_hint(keys.public_key(key), file_id), enc + sealed)
+    public = keys.public_key(key)
+    enc, sealed = hpke_base.seal(public, b"unclone v1 slot" + file_id, content, hashlib.sha256(content).digest())
+    made = Slot(keys.SUITE, keys.slot_hint(public, file_id), enc + sealed)
     assert keys.open_slot((made,), key, file_id) == content
 
 
 def test_key_schedule_from_plain_hashes() -> None:
     key = DeviceKey(KEY)
-    assert keys.public_key(key).hex() == hpke_base.public_key(check_model.device_private(KEY)).hex()
     made = keys.content_keys(KEY, FILE_ID)
     for name, value in (("aead", made.aead), ("header", made.header)):
         block = hmac.digest(KEY, b"unclone v1 " + name.encode() + FILE_ID + b"\x01", "sha256")
@@ -106,10 +126,11 @@ def test_a_decoy_with_the_same_hint_does_not_hide_the_slot() -> None:
     assert keys.open_slot((decoy, slot), key, FILE_ID) == b"c" * 32
 
 
-def test_every_bit_of_a_slot_counts() -> None:
+@pytest.mark.parametrize("suite", list(keys.SUITES))
+def test_every_bit_of_a_slot_counts(suite: str) -> None:
     key = DeviceKey(KEY)
-    slot = keys.seal_slot(b"c" * 32, keys.public_key(key), FILE_ID)
-    for bit in range(8 * keys.SLOT_BYTES):
+    slot = keys.seal_slot(b"c" * 32, keys.public_key(key, suite), FILE_ID, suite)
+    for bit in range(8 * len(slot.sealed)):
         sealed = bytearray(slot.sealed)
         sealed[bit // 8] ^= 1 << bit % 8
         with pytest.raises(SlotError):
@@ -125,6 +146,26 @@ def test_points_of_low_order_are_refused(point: bytes) -> None:
         keys.open_slot(
             (Slot(keys.SUITE, keys.slot_hint(keys.public_key(key), FILE_ID), point + bytes(48)),), key, FILE_ID
         )
+
+
+@pytest.mark.parametrize("fault", ["point", "modulus"])
+def test_hybrid_public_keys_that_are_none_are_refused(fault: str) -> None:
+    public = bytearray(keys.public_key(DeviceKey(KEY), keys.HYBRID))
+    if fault == "point":
+        public[1184:] = bytes(32)
+    else:
+        public[:2] = b"\xff\xff"  # a coefficient above q: FIPS 203, section 7.2
+    with pytest.raises(RecordError, match="public key"):
+        keys.seal_slot(KEY, bytes(public), FILE_ID, keys.HYBRID)
+
+
+def test_suites_have_keys_of_their_own() -> None:
+    # One X25519 key in both suites would let a slot of one stand for a slot of the other.
+    x25519, hybrid = (keys.public_key(DeviceKey(KEY), suite) for suite in keys.SUITES)
+    assert hybrid[1184:] != x25519
+    assert [keys.suite_named(short) for short in ("x25519", "hybrid")] == list(keys.SUITES)
+    with pytest.raises(ParameterError, match="x25519 or hybrid"):
+        keys.suite_named("kyber")
 
 
 def test_sealed_device_keys() -> None:

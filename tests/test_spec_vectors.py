@@ -66,7 +66,8 @@ def _second_model(path: Path, key: bytes) -> dict[str, Any]:
 def _package_record(path: Path, candidates: list[bytes]) -> dict[str, Any]:
     try:
         device = load_device(path)
-        opened = keys.open_device_key(device.sealed_key, candidates, seal_context(device), device.public_key)
+        context, public = seal_context(device), device.public_key
+        opened = keys.open_device_key(device.sealed_key, candidates, context, public, device.suite)
         if opened is None:
             raise ReconstructionError("no candidate")
     except UncloneError as problem:

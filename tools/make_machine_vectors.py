@@ -1,8 +1,9 @@
 """Write spec/vectors/sharing.json and spec/vectors/machines: from spec/ alone, without the package.
 
-    python tools/make_machine_vectors.py [FOLDER]
+    python tools/make_machine_vectors.py [--new-encapsulations] [FOLDER]
 
-Deterministic: every random byte is of SHAKE-256 over a label. Keys in the index are test keys; the devices' root is
+Deterministic: every random byte is of SHAKE-256 over a label; what ML-KEM
+drew is kept in encapsulations.json. Keys in the index are test keys; the devices' root is
 ``vector``, whose secret the index gives.
 """
 
@@ -19,12 +20,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "spec"))
 
 import canonical_json
 import check_machine
 import check_record
 import hpke_base
+from encapsulations import encapsulation
 
 ROOT = Path(__file__).resolve().parent.parent
 JSON = dict[str, Any]
@@ -44,12 +47,13 @@ def redigest(record: JSON) -> JSON:
     return {**bare, "digest": hashlib.sha256(canonical_json.encode(bare).encode("ascii")).hexdigest()}
 
 
-def public_of(device_key: bytes) -> bytes:
-    return hpke_base.public_key(check_machine.private_key(device_key))
+def suite_of(name: str) -> str:
+    return hpke_base.HYBRID if name.startswith("h") else hpke_base.X25519
 
 
 def device(name: str) -> JSON:
-    """A device record by device-record.md, with helper data of no provider."""
+    """A device record by device-record.md, with helper data of no provider; hybrid if its name begins with ``h``."""
+    suite = suite_of(name)
     key, secret = draw(f"{name} key", 32), draw(f"{name} secret", 16)
     record: JSON = {
         "format": "unclone-device",
@@ -57,8 +61,8 @@ def device(name: str) -> JSON:
         "name": name,
         "root": "vector",
         "source": "vector",
-        "suite": check_record.SUITE,
-        "public_key": b64(public_of(key)),
+        "suite": suite,
+        "public_key": b64(hpke_base.device_public(suite, key)),
         "helper": {"scheme": "vector", "fields": {"name": name}},
         "report": {**dict.fromkeys(sorted(check_record.FIGURES), 0), "notes": ["a test vector"]},
     }
@@ -72,12 +76,19 @@ def seal(record: JSON, part: JSON, share: bytes) -> None:
     suffix = check_machine.context_of(record) + bytes([part["index"]])
     recipient = base64.b64decode(part["device"]["public_key"])
     ephemeral = draw(f"ephemeral {suffix.hex()} {share.hex()}", 32)
-    part["share"] = b64(b"".join(hpke_base.seal(recipient, b"unclone v1 machine share" + suffix, share, ephemeral)))
+    info = b"unclone v1 machine share" + suffix
+    if part["device"]["suite"] == hpke_base.HYBRID:
+        drawn = encapsulation(recipient, draw_missing="--new-encapsulations" in sys.argv)
+        sealed = hpke_base.seal_hybrid(recipient, info, share, drawn, ephemeral)
+    else:
+        sealed = hpke_base.seal(recipient, info, share, ephemeral)
+    part["share"] = b64(b"".join(sealed))
     part["check"] = hashlib.sha256(b"unclone v1 machine check" + suffix + share).hexdigest()
 
 
 def machine(devices: list[str], need: int, *, label: str = "press", revision: int = 1, indices: Any = None) -> JSON:
-    """A good record of the parts ``PARTS`` or ``part-0``, ``part-1``, ..."""
+    """A good record of the parts ``PARTS`` or ``part-0``, ``part-1``, ...; its suite by its label, as for devices."""
+    suite = suite_of(label)
     key = draw(f"{label} machine key", 32)
     names = PARTS if len(devices) == 3 else [f"part-{number}" for number in range(len(devices))]
     indices = indices or range(1, len(devices) + 1)
@@ -88,8 +99,8 @@ def machine(devices: list[str], need: int, *, label: str = "press", revision: in
         "id": draw(f"{label} id", 16).hex(),
         "revision": revision,
         "need": need,
-        "suite": check_record.SUITE,
-        "public_key": b64(public_of(key)),
+        "suite": suite,
+        "public_key": b64(hpke_base.device_public(suite, key)),
         "parts": [
             {"name": name, "index": index, "device": device(of)}
             for name, index, of in zip(names, indices, devices, strict=True)
@@ -173,6 +184,10 @@ def good(folder: Folder) -> None:
     many = machine([f"m{number}" for number in range(32)], 2, label="many")
     at = {"part-31": "m31", "part-7": "m7"}
     folder.add("thirty-two", many, "32 parts", at=at, key=draw("many machine key", 32).hex())
+    hybrid, at = machine(["h0", "h1", "h2"], 2, label="hybrid"), {"controller": "h0", "drive": "h2"}
+    folder.add("hybrid", hybrid, "machine and parts hybrid", at=at, key=draw("hybrid machine key", 32).hex())
+    mixed, at = machine(["a", "h1", "c"], 2, label="hybrid"), {"controller": "a", "camera": "h1"}
+    folder.add("hybrid-mixed", mixed, "parts of both suites", at=at, key=draw("hybrid machine key", 32).hex())
 
 
 def altered(folder: Folder) -> None:
@@ -211,6 +226,14 @@ def altered(folder: Folder) -> None:
     }.items():  # fmt: skip
         moved = {("drive-2" if path == "parts.2.name" and k == "drive" else k): v for k, v in both.items()}
         bad(f"context-{path}", put(path, value), f"{path} altered, digest made anew: no share opens", states=moved)
+    hybrid = machine(["a", "h1", "c"], 2, label="hybrid")
+    share = base64.b64decode(hybrid["parts"][1]["share"])
+    for name, place in (("mlkem", 0), ("x25519", 1088), ("ciphertext", 1120), ("tag", 1167)):
+        flipped = share[:place] + bytes([share[place] ^ 1]) + share[place + 1 :]
+        record = changed(hybrid, put("parts.1.share", b64(flipped)))
+        what = f"a bit of the hybrid share's {name}"
+        places = {"controller": "a", "camera": "h1"}
+        folder.add(f"share-hybrid-{name}", record, what, "PartsError", at=places, states=states)
     one = {"controller": "present", "camera": "missing", "drive": "missing"}
     folder.add("too-few", press, "one part", "PartsError", at={"controller": "a"}, states=one)
     digest = {**press, "digest": "0" * 64}
@@ -254,6 +277,9 @@ def malformed(folder: Folder) -> None:
     bad("version-2", changed(press, put("version", 2)), "version 2", "UnsupportedError")
     bad("version-true", changed(press, put("version", True)), "version is true")
     bad("suite", changed(press, put("suite", "hpke-x448")), "an unknown suite", "UnsupportedError")
+    bad("suite-hybrid", changed(press, put("suite", hpke_base.HYBRID)), "the hybrid suite, and 32 bytes of public key")
+    longer = redigest(device("h1"))
+    bad("share-x25519-of-hybrid", changed(press, put("parts.0.device", longer)), "80 bytes of share for a hybrid part")
     raw = json.dumps(press).encode()
     bad("duplicate", raw.replace(b"{", b'{"version": 1, ', 1), "a member stands twice")
     bad("float", raw.replace(b'"need": 2', b'"need": 2.0'), "a float")
@@ -271,7 +297,7 @@ def make(path: Path) -> None:
     good(folder)
     altered(folder)
     malformed(folder)
-    names = [*"abcde", *(f"m{number}" for number in range(32))]
+    names = [*"abcde", "h0", "h1", "h2", *(f"m{number}" for number in range(32))]
     devices = {
         name: {"device_key": draw(f"{name} key", 32).hex(), "secret": draw(f"{name} secret", 16).hex()}
         for name in names
@@ -282,4 +308,5 @@ def make(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "spec" / "vectors")
+    folders = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    make(Path(folders[0]) if folders else ROOT / "spec" / "vectors")

@@ -1,11 +1,11 @@
 """Write spec/vectors: small good files, files with one failure each, and an index of what a reader must say of each.
 
-    python tools/make_vectors.py [FOLDER]
+    python tools/make_vectors.py [--new-encapsulations] [FOLDER]
 
 Deterministic. Every random byte comes from SHAKE-256 over a fixed seed: ``secrets.token_bytes`` is replaced while the
 package binds, and slots are sealed by spec/hpke_base.py with an ephemeral key from the same stream, since the HPKE of
-``cryptography`` draws its own. The chunk is the smallest allowed, so that small tensors have several.
-The keys in the index are test keys.
+``cryptography`` draws its own; what ML-KEM drew is kept in encapsulations.json. The chunk is the smallest allowed, so
+that small tensors have several. The keys in the index are test keys.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent / "spec"))
 
 import hpke_base
+from encapsulations import encapsulation
 
 from unclone import keys
 from unclone.errors import UncloneError
@@ -47,15 +48,23 @@ class Stream:
         return hashlib.shake_256(SEED + b"/" + self._label).digest(self._taken)[start:]
 
 
+def seal_with(stream: Stream, suite: str, public: bytes, info: bytes, plaintext: bytes) -> bytes:
+    """``enc || ciphertext`` by the second implementation, the ephemeral key from a stream."""
+    ephemeral = stream.take(32)
+    if suite == keys.HYBRID:
+        drawn = encapsulation(public, draw_missing="--new-encapsulations" in sys.argv)
+        return b"".join(hpke_base.seal_hybrid(public, info, plaintext, drawn, ephemeral))
+    return b"".join(hpke_base.seal(public, info, plaintext, ephemeral))
+
+
 @contextmanager
 def seeded(label: str) -> Iterator[None]:
     """Inside, the package draws from ``Stream(label)`` and its chunk is ``CHUNK``."""
     stream = Stream(label)
 
-    def seal(content_key: bytes, public: bytes, file_id: bytes) -> Slot:
-        info = keys.LABELS["slot"] + file_id
-        enc, ciphertext = hpke_base.seal(public, info, content_key, stream.take(32))
-        return Slot(keys.SUITE, keys.slot_hint(public, file_id), enc + ciphertext)
+    def seal(content_key: bytes, public: bytes, file_id: bytes, suite: str) -> Slot:
+        sealed = seal_with(stream, suite, public, keys.LABELS["slot"] + file_id, content_key)
+        return Slot(suite, keys.slot_hint(public, file_id), sealed)
 
     with (
         mock.patch.object(secrets, "token_bytes", stream.take),
@@ -107,4 +116,5 @@ def make(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "spec" / "vectors")
+    folders = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    make(Path(folders[0]) if folders else ROOT / "spec" / "vectors")

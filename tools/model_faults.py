@@ -16,6 +16,7 @@ import check_model
 import hpke_base
 from make_vectors import Folder, Stream
 from model_vectors import base, bound, key_of, record_of, safetensors
+from record_vectors import HYBRID_DEVICES
 
 from unclone.errors import (
     FormatError,
@@ -118,6 +119,7 @@ def make(folder: Folder) -> None:
     _fields(faults)
     _tensors(faults)
     _slots(faults)
+    _hybrid_slots(faults)
     _spelling(faults)
     _selection(faults)
     carrier_faults.make(faults)
@@ -248,6 +250,34 @@ def _slots(faults: Faults) -> None:
         "slots-unknown", lambda h: h["slots"].append(foreign), "another slot of unknown suite", UnsupportedError
     )
     faults.add("wrong-device", faults.model.file(), "read with another device's key", SlotError, devices=["press-18"])
+
+
+def _hybrid_slots(faults: Faults) -> None:
+    hybrid = Model(bound("hybrid", safetensors(base(), {}), HYBRID_DEVICES, cipher="aes-256-gcm"))
+    slot = hybrid.header["slots"][0]
+    raw, own = base64.b64decode(slot["sealed"]), faults.model.header["slots"][0]
+
+    def encode(data: bytes) -> str:
+        return base64.b64encode(data).decode()
+
+    for name, new, what, error in [
+        ("mlkem", {"sealed": flip64(slot["sealed"], 0)}, "ML-KEM's ciphertext altered", SlotError),
+        ("mlkem-last", {"sealed": flip64(slot["sealed"], 1087)}, "ML-KEM's ciphertext altered at its end", SlotError),
+        ("x25519", {"sealed": flip64(slot["sealed"], 1088)}, "the ephemeral key altered", SlotError),
+        ("ciphertext", {"sealed": flip64(slot["sealed"], 1120)}, "the ciphertext altered", SlotError),
+        ("tag", {"sealed": flip64(slot["sealed"], 1167)}, "the ciphertext's tag altered", SlotError),
+        ("hint", {"hint": flip(slot["hint"])}, "the hint altered", SlotError),
+        ("low-order", {"sealed": encode(raw[:1088] + bytes(32) + raw[1120:])}, "X25519 of low order", SlotError),
+        ("other", {"sealed": hybrid.header["slots"][1]["sealed"]}, "sealed for another device", SlotError),
+        ("short", {"sealed": encode(raw[:-1])}, "1167 bytes", FormatError),
+        ("x25519-size", {"sealed": own["sealed"]}, "80 bytes, as the other suite's", FormatError),
+        ("suite", {"suite": own["suite"]}, "named as the other suite, of a wrong length", FormatError),
+        ("downgraded", {**own, "hint": slot["hint"]}, "a slot of the other suite under the hybrid hint", SlotError),
+    ]:
+        header = copy.deepcopy(hybrid.header)
+        header["slots"][0].update(new)
+        data = hybrid.file(canonical(header))
+        faults.add(f"slot-hybrid-{name}", data, f"a hybrid slot: {what}", error, devices=["press-40"])
 
 
 def _spelling(faults: Faults) -> None:

@@ -13,7 +13,7 @@ from unittest import mock
 import ml_dtypes
 import numpy as np
 from make_vectors import Folder, Stream, seeded
-from record_vectors import DEVICES, device
+from record_vectors import DEVICES, HYBRID_DEVICES, device
 
 from unclone.model import bind
 from unclone.patterns import finite_pattern
@@ -153,6 +153,10 @@ def make(folder: Folder) -> None:
     good("all-chacha", "every dtype, all bits, ChaCha20-Poly1305", every, bits="all", cipher="chacha20-poly1305")
     good("base", "the model that the files with one fault start from", base(), {}, cipher="aes-256-gcm")
     good("slots", "three slots", base(), {"author": "vendor"}, cipher="aes-256-gcm", devices=DEVICES)
+    hybrid = {"cipher": "aes-256-gcm", "devices": HYBRID_DEVICES}
+    good("hybrid", "two slots of the hybrid suite", base(), {}, **hybrid)
+    mixed = ["press-17", "press-40"]
+    good("hybrid-mixed", "slots of both suites", base(), {}, cipher="aes-256-gcm", devices=mixed)
 
     for select in ("blocks", "magnitude"):
         what = f"a quarter of the weights, {select}"

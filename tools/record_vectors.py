@@ -17,6 +17,7 @@ from unclone.errors import ReconstructionError, RecordAlteredError, RecordError,
 from unclone.records import Device, DeviceKey, EnrollmentReport, HelperData
 
 DEVICES = ["press-17", "press-18", "Presse \U0001f916 Nº 17"]
+HYBRID_DEVICES = ["press-40", "press-41"]
 PASSPHRASE = "violet anchor seventeen marsh \u00f3belisk"
 REPORT = EnrollmentReport(
     readings=5,
@@ -37,7 +38,9 @@ def device(name: str) -> tuple[Device, DeviceKey, bytes]:
     stream = Stream(f"device {name}")
     key, secret = DeviceKey(stream.take(32)), stream.take(16)
     fields = {"offset": stream.take(24).hex(), "cells": [3, 1, 2], "design": {"code": "polar", "crc": True}}
-    blank = Device(name, "puf", "sim:sram", keys.SUITE, keys.public_key(key), HelperData("vector", fields), b"", REPORT)
+    suite = keys.HYBRID if name in HYBRID_DEVICES else keys.SUITE
+    public = keys.public_key(key, suite)
+    blank = Device(name, "puf", "sim:sram", suite, public, HelperData("vector", fields), b"", REPORT)
     return replace(blank, sealed_key=keys.seal_device_key(key, secret, seal_context(blank))), key, secret
 
 
@@ -90,7 +93,7 @@ def make(folder: Folder) -> None:
     record = device("press-17")[0]
     good = render_device(record)
     value = json.loads(good)
-    for name in DEVICES:
+    for name in [*DEVICES, *HYBRID_DEVICES]:
         _, its_key, its_secret = device(name)
         folder.devices[name] = {"device_key": bytes(its_key.secret).hex(), "secret": its_secret.hex()}
     opening: dict[str, Any] = {"candidates": ["press-17"]}
@@ -110,11 +113,32 @@ def make(folder: Folder) -> None:
     }
     folder.good("records/passphrase.json", render_device(bench), "root passphrase", candidates=["bench"])
 
+    _hybrid(folder)
     candidates = {"candidates": ["press-17"]}
     wrong = {"candidates": ["press-18"]}
     folder.bad("records/wrong-secret.json", good, "no candidate is right", ReconstructionError, **wrong)
     _altered(folder, value, candidates)
     _malformed(folder, value, good, candidates)
+
+
+def _hybrid(folder: Folder) -> None:
+    record, key, _ = device("press-40")
+    value = json.loads(render_device(record))
+    candidates = {"candidates": ["press-40"]}
+    folder.good("records/hybrid.json", render_device(record), "the hybrid suite", **candidates)
+    x25519 = canonical.b64encode(keys.public_key(key))
+    raw = record.public_key
+    for name, suite, public, error in [
+        ("mlkem", keys.HYBRID, canonical.b64encode(bytes([raw[0] ^ 1]) + raw[1:]), ReconstructionError),
+        ("x25519", keys.HYBRID, canonical.b64encode(raw[:-1] + bytes([raw[-1] ^ 1])), ReconstructionError),
+        ("as-x25519", keys.SUITE, x25519, ReconstructionError),
+        ("short", keys.HYBRID, canonical.b64encode(raw[:-1]), RecordError),
+        ("key-of-x25519", keys.HYBRID, x25519, RecordError),
+        ("suite-of-x25519", keys.SUITE, value["public_key"], RecordError),
+    ]:
+        changed = redigest({**value, "suite": suite, "public_key": public})
+        what = f"hybrid record, suite or public key altered ({name}), digest made anew"
+        folder.bad(f"records/hybrid-{name}.json", dump(changed), what, error, **candidates)
 
 
 def _altered(folder: Folder, value: dict[str, Any], candidates: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from unclone import canonical
 from unclone.canonical import CanonicalError
 from unclone.errors import RecordAlteredError, RecordError, UnsupportedError
 from unclone.files import atomic_output, read_bounded
-from unclone.keys import PUBLIC_KEY_BYTES, SEALED_KEY_BYTES, check_suite
+from unclone.keys import SEALED_KEY_BYTES, check_suite
 from unclone.records import Device, EnrollmentReport, HelperData
 
 __all__ = [
@@ -142,9 +142,9 @@ def _from_json(value: dict[str, Any]) -> Device:
         sealed_key=canonical.b64decode(value["sealed_key"]),
         report=_report(value["report"]),
     )
-    check_suite(device.suite)
-    if len(device.public_key) != PUBLIC_KEY_BYTES:
-        raise CanonicalError(f"public_key is not {PUBLIC_KEY_BYTES} bytes long")
+    suite = check_suite(device.suite)
+    if len(device.public_key) != suite.public_bytes:
+        raise CanonicalError(f"public_key is not {suite.public_bytes} bytes long")
     if len(device.sealed_key) != SEALED_KEY_BYTES:
         raise CanonicalError(f"sealed_key is not {SEALED_KEY_BYTES} bytes long")
     return device

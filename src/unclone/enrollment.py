@@ -17,7 +17,7 @@ from unclone.errors import EnrollmentError, ParameterError, ReconstructionError,
 from unclone.providers import KeyProvider, find_provider
 from unclone.puf import PUF, open_source
 from unclone.puf.recorded import RecordedSource
-from unclone.records import Device, DeviceKey, EnrollmentReport, HelperData
+from unclone.records import Device, DeviceKey
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,6 +40,7 @@ def enroll(
     key_bits: int = 128,
     failure: float = 1e-9,
     error_rate: float | None = None,
+    suite: str = "x25519",
 ) -> Device:
     """Enrol a device: read its PUF, make helper data, and seal a fresh device key that only this chip opens.
 
@@ -53,6 +54,7 @@ def enroll(
         key_bits: min-entropy that must be left, in bits.
         failure: accepted probability that one reconstruction fails.
         error_rate: bit error rate to design for; by default the highest of 25, 20, 15 ... % that this memory bears.
+        suite: ``"x25519"``, or ``"hybrid"``: ML-KEM-768 with X25519, safe also from quantum computers.
 
     Returns:
         The record. All of it is public.
@@ -62,11 +64,13 @@ def enroll(
         EnrollmentError: this memory cannot carry the key; the message says why, with the figure.
         ParameterError: an argument is out of range.
     """
+    suite = keys.suite_named(suite)
     puf = _opened(source)
     if isinstance(puf, KeyProvider):
         provided = puf.create()
         with keys.new_device_key() as key:
-            blank = _blank(name, puf.root, puf.root, key, provided.helper, provided.report)
+            public = keys.public_key(key, suite)
+            blank = Device(name, puf.root, puf.root, suite, public, provided.helper, b"", provided.report)
             return _seal(blank, key, provided.secret)
     responses = read_source(puf, readings)
     _check_limit(puf, responses.shape[1])
@@ -78,12 +82,9 @@ def enroll(
     notes = (*generated.report.notes, *(finding.message for finding in findings), *getattr(puf, "notes", ()))
     report = replace(generated.report, notes=notes)
     with keys.new_device_key() as key:
-        return _seal(_blank(name, "puf", puf.kind, key, generated.helper, report), key, generated.secret)
-
-
-def _blank(name: str, root: str, source: str, key: DeviceKey, helper: HelperData, report: EnrollmentReport) -> Device:
-    """A record that lacks nothing but its seal."""
-    return Device(name, root, source, keys.SUITE, keys.public_key(key), helper, b"", report)
+        public = keys.public_key(key, suite)
+        blank = Device(name, "puf", puf.kind, suite, public, generated.helper, b"", report)
+        return _seal(blank, key, generated.secret)
 
 
 def _check_limit(puf: PUF, bits: int) -> None:
@@ -133,7 +134,7 @@ def _open_read(record: Device, responses: NDArray[np.uint8]) -> tuple[DeviceKey,
 
 def _open(record: Device, candidates: list[bytes]) -> tuple[DeviceKey, bytes]:
     """The device key, and the one of the candidate secrets that opened it."""
-    opened = keys.open_device_key(record.sealed_key, candidates, seal_context(record), record.public_key)
+    opened = keys.open_device_key(record.sealed_key, candidates, seal_context(record), record.public_key, record.suite)
     if opened is None:
         why = (
             "its reading is too noisy"

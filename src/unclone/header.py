@@ -8,7 +8,7 @@ from typing import Any, Final
 from unclone import canonical
 from unclone.canonical import CanonicalError
 from unclone.errors import FormatError, UnsupportedError
-from unclone.keys import HINT_BYTES, SLOT_BYTES, check_suite
+from unclone.keys import HINT_BYTES, check_suite
 from unclone.mask import CIPHERS, TAG_BYTES, chunk_length
 from unclone.records import ClearTensor, Header, MaskedTensor, Selection, Slot
 
@@ -259,7 +259,7 @@ def _slot(value: Any) -> Slot:
         sealed=canonical.b64decode(members.take("sealed", str)),
     )
     members.finish()
-    check_suite(slot.suite)
-    if len(slot.sealed) != SLOT_BYTES:
-        raise CanonicalError(f"a slot is not {SLOT_BYTES} bytes long")
+    suite = check_suite(slot.suite)
+    if len(slot.sealed) != suite.sealed_bytes:
+        raise CanonicalError(f"a slot of {suite.name} is not {suite.sealed_bytes} bytes long")
     return slot

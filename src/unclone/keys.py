@@ -8,27 +8,31 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes, hpke
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-from unclone.errors import RecordError, SlotError, UnsupportedError
+from unclone.errors import ParameterError, RecordError, SlotError, UnsupportedError
 from unclone.records import KEY_BYTES, DeviceKey, Header, Slot
 
 __all__ = [
+    "HYBRID",
     "LABELS",
-    "PUBLIC_KEY_BYTES",
     "SEALED_KEY_BYTES",
-    "SEALED_SHARE_BYTES",
-    "SLOT_BYTES",
+    "SHORT_NAMES",
     "SUITE",
+    "SUITES",
     "ContentKeys",
+    "Suite",
     "TraceKeys",
     "check_suite",
     "content_keys",
@@ -37,34 +41,40 @@ __all__ = [
     "new_content_key",
     "new_device_key",
     "open_device_key",
+    "open_licence",
     "open_positions",
     "open_share",
     "open_slot",
     "public_key",
     "seal_device_key",
+    "seal_licence",
     "seal_positions",
     "seal_share",
     "seal_slot",
     "share_check",
     "slot_hint",
     "stretch_passphrase",
+    "suite_named",
     "trace_keys",
 ]
 
 SUITE: Final = "hpke-x25519-sha256-aes256gcm"
-"""RFC 9180 base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM."""
+"""RFC 9180 base mode, DHKEM(X25519, HKDF-SHA256), HKDF-SHA256, AES-256-GCM: the default."""
 
-PUBLIC_KEY_BYTES: Final = 32
+HYBRID: Final = "hpke-mlkem768-x25519-sha256-aes256gcm"
+"""The same with MLKEM768-X25519 (X-Wing, draft-connolly-cfrg-xwing-kem): safe while either of the two KEMs is."""
+
 SEALED_KEY_BYTES: Final = KEY_BYTES + 16
-SLOT_BYTES: Final = 32 + KEY_BYTES + 16
-SEALED_SHARE_BYTES: Final = 32 + KEY_BYTES + 16
 HINT_BYTES: Final = 8
 
 LABELS: Final = {
     "record seal": b"unclone v1 record seal",
     "device x25519": b"unclone v1 device x25519",
+    "device hybrid mlkem768": b"unclone v1 device hybrid mlkem768",
+    "device hybrid x25519": b"unclone v1 device hybrid x25519",
     "slot": b"unclone v1 slot",
     "slot hint": b"unclone v1 slot hint",
+    "licence": b"unclone v1 licence",
     "aead": b"unclone v1 aead",
     "header": b"unclone v1 header",
     "positions": b"unclone v1 positions",
@@ -76,15 +86,112 @@ LABELS: Final = {
 }
 """Domain separation: one label for one use, never shared."""
 
-_HPKE: Final = hpke.Suite(hpke.KEM.X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+_MLKEM_PUBLIC_BYTES: Final = 1184
 _ZERO_NONCE: Final = bytes(12)
 _POSITIONS_NONCE: Final = b"\xff" * 12
 
 
-def check_suite(name: str) -> None:
-    """Raise ``UnsupportedError`` for an HPKE suite this release does not know."""
-    if name != SUITE:
-        raise UnsupportedError(f"HPKE suite {name[:60]!r} is not known to this release; known: {SUITE}")
+def _derive(key: DeviceKey, use: str, length: int) -> bytes:
+    return HKDF(hashes.SHA256(), length, salt=None, info=LABELS[use]).derive(key.secret)
+
+
+def _x25519_pair(key: DeviceKey) -> tuple[Any, bytes]:
+    private = X25519PrivateKey.from_private_bytes(_derive(key, "device x25519", 32))
+    return private, private.public_key().public_bytes_raw()
+
+
+def _hybrid_pair(key: DeviceKey) -> tuple[Any, bytes]:
+    mlkem = MLKEM768PrivateKey.from_seed_bytes(_derive(key, "device hybrid mlkem768", 64))
+    x25519 = X25519PrivateKey.from_private_bytes(_derive(key, "device hybrid x25519", 32))
+    public = mlkem.public_key().public_bytes_raw() + x25519.public_key().public_bytes_raw()
+    return hpke.MLKEM768X25519PrivateKey(mlkem, x25519), public
+
+
+def _hybrid_public(public: bytes) -> Any:
+    return hpke.MLKEM768X25519PublicKey(
+        MLKEM768PublicKey.from_public_bytes(public[:_MLKEM_PUBLIC_BYTES]),
+        X25519PublicKey.from_public_bytes(public[_MLKEM_PUBLIC_BYTES:]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One HPKE suite: its sizes in bytes, and how it makes its keys.
+
+    Attributes:
+        name: as records, slots and licences spell it.
+        public_bytes: length of a public key.
+        sealed_bytes: length of 32 sealed bytes: a slot, a licence's content key, a part's share.
+        hpke: the suite of ``cryptography``.
+        pair: private key and public bytes of a device key.
+        load: a public key from its bytes; ``ValueError`` if they are none.
+    """
+
+    name: str
+    public_bytes: int
+    sealed_bytes: int
+    hpke: hpke.Suite = field(repr=False)
+    pair: Callable[[DeviceKey], tuple[Any, bytes]] = field(repr=False)
+    load: Callable[[bytes], Any] = field(repr=False)
+
+    def seal(self, plaintext: bytes, public: bytes, info: bytes) -> bytes:
+        """``enc || ciphertext`` (RFC 9180, single-shot base mode, empty associated data).
+
+        Raises:
+            RecordError: the public key is none, or a point of low order, for which anybody could open the seal.
+        """
+        try:
+            return self.hpke.encrypt(plaintext, self.load(public), info)
+        except ValueError:
+            what = "none of its suite, or a point of low order"
+            raise RecordError(f"a device's public key is not one: {what}; enrol the device again") from None
+
+    def open(self, sealed: bytes, private: Any, info: bytes) -> bytes | None:
+        """The 32 sealed bytes; ``None`` if they were altered, or are another device's."""
+        try:
+            plaintext = self.hpke.decrypt(sealed, private, info)
+        except (InvalidTag, ValueError):
+            return None
+        return plaintext if len(plaintext) == KEY_BYTES else None
+
+
+def _suite(name: str, kem: hpke.KEM, public_bytes: int, enc_bytes: int, pair: Any, load: Any) -> Suite:
+    made = hpke.Suite(kem, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
+    return Suite(name, public_bytes, enc_bytes + KEY_BYTES + 16, made, pair, load)
+
+
+SUITES: Final = MappingProxyType(
+    {
+        suite.name: suite
+        for suite in (
+            _suite(SUITE, hpke.KEM.X25519, 32, 32, _x25519_pair, X25519PublicKey.from_public_bytes),
+            _suite(HYBRID, hpke.KEM.MLKEM768_X25519, 1184 + 32, 1088 + 32, _hybrid_pair, _hybrid_public),
+        )
+    }
+)
+"""Every suite of this release, by name."""
+
+SHORT_NAMES: Final = MappingProxyType({"x25519": SUITE, "hybrid": HYBRID})
+"""What people call the suites."""
+
+
+def check_suite(name: str) -> Suite:
+    """The suite of that name; ``UnsupportedError`` for one that this release does not know."""
+    suite = SUITES.get(name)
+    if suite is None:
+        raise UnsupportedError(f"HPKE suite {name[:60]!r} is not known to this release; known: {', '.join(SUITES)}")
+    return suite
+
+
+def suite_named(short: str) -> str:
+    """The suite's full name for ``"x25519"`` or ``"hybrid"``.
+
+    Raises:
+        ParameterError: for any other.
+    """
+    if short not in SHORT_NAMES:
+        raise ParameterError(f"suite is {' or '.join(SHORT_NAMES)}, not {short[:40]!r}")
+    return SHORT_NAMES[short]
 
 
 # --- device half -------------------------------------------------------------------------------------------------
@@ -95,14 +202,9 @@ def new_device_key() -> DeviceKey:
     return DeviceKey(secrets.token_bytes(KEY_BYTES))
 
 
-def _private_key(key: DeviceKey) -> X25519PrivateKey:
-    seed = HKDF(hashes.SHA256(), 32, salt=None, info=LABELS["device x25519"]).derive(key.secret)
-    return X25519PrivateKey.from_private_bytes(seed)
-
-
-def public_key(key: DeviceKey) -> bytes:
-    """The HPKE public key of a device key, 32 bytes."""
-    return _private_key(key).public_key().public_bytes_raw()
+def public_key(key: DeviceKey, suite: str = SUITE) -> bytes:
+    """The HPKE public key of a device key in a suite, ``Suite.public_bytes`` long."""
+    return check_suite(suite).pair(key)[1]
 
 
 def _record_key(secret: bytes, context: bytes) -> bytes:
@@ -124,7 +226,7 @@ def seal_device_key(key: DeviceKey, secret: bytes, context: bytes) -> bytes:
 
 
 def open_device_key(
-    sealed: bytes, candidates: list[bytes], context: bytes, expected: bytes
+    sealed: bytes, candidates: list[bytes], context: bytes, expected: bytes, suite: str = SUITE
 ) -> tuple[DeviceKey, bytes] | None:
     """The device key and the secret that opened it, if one of the candidates does and the public key is ``expected``.
 
@@ -136,7 +238,7 @@ def open_device_key(
             key = DeviceKey(AESGCM(_record_key(secret, context)).decrypt(_ZERO_NONCE, sealed, None))
         except InvalidTag:
             continue
-        if found is None and hmac.compare_digest(public_key(key), expected):
+        if found is None and hmac.compare_digest(public_key(key, suite), expected):
             found = key, secret
     return found
 
@@ -153,8 +255,8 @@ def _share_info(use: str, context: bytes, index: int) -> bytes:
     return LABELS[use] + hashlib.sha256(context).digest() + bytes([index])
 
 
-def seal_share(share: bytes | bytearray, public: bytes, context: bytes, index: int) -> bytes:
-    """Seal a part's share of a machine's key for the part's device, 80 bytes.
+def seal_share(share: bytes | bytearray, public: bytes, context: bytes, index: int, suite: str = SUITE) -> bytes:
+    """Seal a part's share of a machine's key for the part's device, ``Suite.sealed_bytes`` long.
 
     Args:
         share: 32 bytes.
@@ -162,23 +264,19 @@ def seal_share(share: bytes | bytearray, public: bytes, context: bytes, index: i
         context: canonical bytes of what the machine's record says beside shares and checks; any change of it, an
             older revision too, and the share does not open.
         index: the part's x-coordinate, 1 to 255.
+        suite: the device's suite.
 
     Raises:
-        RecordError: the public key is a point of low order.
+        RecordError: the public key is none, or a point of low order.
     """
-    recipient = X25519PublicKey.from_public_bytes(public)
-    try:
-        return _HPKE.encrypt(bytes(share), recipient, _share_info("machine share", context, index))
-    except ValueError:
-        raise RecordError("a part's public key is not one: a point of low order; enrol the part again") from None
+    return check_suite(suite).seal(bytes(share), public, _share_info("machine share", context, index))
 
 
-def open_share(sealed: bytes, key: DeviceKey, context: bytes, index: int) -> bytearray | None:
+def open_share(sealed: bytes, key: DeviceKey, context: bytes, index: int, suite: str = SUITE) -> bytearray | None:
     """The share in ``sealed``; ``None`` if it was altered or is another device's."""
-    try:
-        return bytearray(_HPKE.decrypt(sealed, _private_key(key), _share_info("machine share", context, index)))
-    except (InvalidTag, ValueError):
-        return None
+    known = check_suite(suite)
+    share = known.open(sealed, known.pair(key)[0], _share_info("machine share", context, index))
+    return None if share is None else bytearray(share)
 
 
 def share_check(share: bytes | bytearray, context: bytes, index: int) -> bytes:
@@ -194,18 +292,14 @@ def slot_hint(public: bytes, file_id: bytes) -> bytes:
     return hashlib.sha256(LABELS["slot hint"] + file_id + public).digest()[:HINT_BYTES]
 
 
-def seal_slot(content_key: bytes, public: bytes, file_id: bytes) -> Slot:
-    """Seal a content key for the owner of a public key (RFC 9180, single-shot base mode).
+def seal_slot(content_key: bytes, public: bytes, file_id: bytes, suite: str = SUITE) -> Slot:
+    """Seal a content key for the owner of a public key.
 
     Raises:
-        RecordError: the public key is a point of low order, for which anybody could open the slot.
+        RecordError: the public key is none, or a point of low order.
     """
-    recipient = X25519PublicKey.from_public_bytes(public)
-    try:
-        sealed = _HPKE.encrypt(content_key, recipient, LABELS["slot"] + file_id)
-    except ValueError:
-        raise RecordError("the device's public key is not one: a point of low order; enrol the device again") from None
-    return Slot(SUITE, slot_hint(public, file_id), sealed)
+    sealed = check_suite(suite).seal(content_key, public, LABELS["slot"] + file_id)
+    return Slot(suite, slot_hint(public, file_id), sealed)
 
 
 def open_slot(slots: tuple[Slot, ...], key: DeviceKey, file_id: bytes) -> bytes:
@@ -214,17 +308,42 @@ def open_slot(slots: tuple[Slot, ...], key: DeviceKey, file_id: bytes) -> bytes:
     Raises:
         SlotError: no slot is, or it was altered.
     """
-    private = _private_key(key)
-    hint = slot_hint(private.public_key().public_bytes_raw(), file_id)
+    pairs: dict[str, tuple[Any, bytes]] = {}
     for slot in slots:
-        if slot.suite == SUITE and hmac.compare_digest(slot.hint, hint):
-            try:
-                content_key = _HPKE.decrypt(slot.sealed, private, LABELS["slot"] + file_id)
-            except InvalidTag:
-                continue
-            if len(content_key) == KEY_BYTES:
+        suite = check_suite(slot.suite)
+        if slot.suite not in pairs:
+            pairs[slot.suite] = suite.pair(key)
+        private, public = pairs[slot.suite]
+        if hmac.compare_digest(slot.hint, slot_hint(public, file_id)):
+            content_key = suite.open(slot.sealed, private, LABELS["slot"] + file_id)
+            if content_key is not None:
                 return content_key
     raise SlotError("this model holds no slot for this device, or the slot was altered")
+
+
+def _licence_info(terms: bytes) -> bytes:
+    return LABELS["licence"] + hashlib.sha256(terms).digest()
+
+
+def seal_licence(content_key: bytes, public: bytes, terms: bytes, suite: str) -> bytes:
+    """Seal a release's content key for one device, ``Suite.sealed_bytes`` long.
+
+    Args:
+        content_key: 32 bytes.
+        public: the device's HPKE public key.
+        terms: canonical bytes of the licence without ``sealed``; with one changed bit it does not open.
+        suite: the device's suite.
+
+    Raises:
+        RecordError: the public key is none, or a point of low order.
+    """
+    return check_suite(suite).seal(content_key, public, _licence_info(terms))
+
+
+def open_licence(sealed: bytes, key: DeviceKey, terms: bytes, suite: str) -> bytes | None:
+    """The content key in a licence; ``None`` if it was altered or is another device's."""
+    known = check_suite(suite)
+    return known.open(sealed, known.pair(key)[0], _licence_info(terms))
 
 
 # --- model half --------------------------------------------------------------------------------------------------

@@ -41,6 +41,9 @@ def enroll(
     ber: Annotated[
         float | None, typer.Option(help="Bit error rate to design for [default: the highest this memory carries].")
     ] = None,
+    suite: Annotated[
+        str, typer.Option(help="HPKE suite: x25519, or hybrid with ML-KEM-768 (quantum-safe).")
+    ] = "x25519",
     force: Force = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -50,7 +53,9 @@ def enroll(
 
     check_output(output, force=force)
     with noted_warnings():
-        device = unclone.enroll(source, name=name, readings=readings, key_bits=key, failure=failure, error_rate=ber)
+        device = unclone.enroll(
+            source, name=name, readings=readings, key_bits=key, failure=failure, error_rate=ber, suite=suite
+        )
     unclone.save_device(device, output, force=force)
     emit({"output": str(output), **device_json(device)}, as_json=as_json, text=describe_device(output, device))
 

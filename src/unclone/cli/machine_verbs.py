@@ -43,6 +43,7 @@ def enroll(
     ],
     output: Output,
     name: Annotated[str, typer.Option(help="Your name for the machine.")] = "",
+    suite: Annotated[str, typer.Option(help="HPKE suite of the machine: x25519, or hybrid.")] = "x25519",
     force: Force = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -51,7 +52,7 @@ def enroll(
     from unclone.machine import enroll_machine, save_machine
 
     check_output(output, force=force)
-    machine = enroll_machine(_pairs(part, "--part", "FILE"), need=need, name=name)
+    machine = enroll_machine(_pairs(part, "--part", "FILE"), need=need, name=name, suite=suite)
     save_machine(machine, output, force=force)
     _show(output, machine, as_json=as_json)
 

@@ -37,13 +37,14 @@ _FAULTS: Final = (ReconstructionError, SourceError, RecordError, UnsupportedErro
 """Of one part, which the others may make up for."""
 
 
-def enroll_machine(parts: Mapping[str, Record], *, need: int, name: str = "") -> Machine:
+def enroll_machine(parts: Mapping[str, Record], *, need: int, name: str = "", suite: str = "x25519") -> Machine:
     """A machine of enrolled parts. No part need be present: their records, which are public, are enough.
 
     Args:
         parts: device records, or their paths, by the part's name; 2 to 32.
         need: how many parts give the machine's key, 2 to all.
         name: the vendor's name for the machine.
+        suite: of the machine's own public key, ``"x25519"`` or ``"hybrid"``; quantum-safe where the parts' are too.
 
     Returns:
         The record, with a fresh machine key shared among the parts. All of it is public.
@@ -60,14 +61,15 @@ def enroll_machine(parts: Mapping[str, Record], *, need: int, name: str = "") ->
     loaded = [
         Part(_checked_name(part), index, _loaded(record)) for index, (part, record) in enumerate(parts.items(), 1)
     ]
+    full_name = keys.suite_named(suite)
     with keys.new_device_key() as key:
         machine = Machine(
             name=name,
             id=secrets.token_bytes(16),
             revision=1,
             need=need,
-            suite=keys.SUITE,
-            public_key=keys.public_key(key),
+            suite=full_name,
+            public_key=keys.public_key(key, full_name),
             parts=tuple(loaded),
         )
         return _share(machine, key)
@@ -100,7 +102,7 @@ def reconstruct_machine(
         _wipe(*shares.values())
     key = DeviceKey(secret)
     _wipe(secret)
-    if not hmac.compare_digest(keys.public_key(key), record.public_key):
+    if not hmac.compare_digest(keys.public_key(key, record.suite), record.public_key):
         key.wipe()
         raise ReconstructionError("the parts' shares do not give the machine's key: the machine record was altered")
     return key
@@ -158,8 +160,7 @@ def _share(machine: Machine, key: DeviceKey) -> Machine:
 
 
 def _seal(part: Part, share: bytearray, context: bytes) -> Part:
-    keys.check_suite(part.device.suite)
-    sealed = keys.seal_share(share, part.device.public_key, context, part.index)
+    sealed = keys.seal_share(share, part.device.public_key, context, part.index, part.device.suite)
     return replace(part, share=sealed, check=keys.share_check(share, context, part.index))
 
 
@@ -186,7 +187,7 @@ def _collect(
 
 def _open_share(part: Part, source: Source, context: bytes, readings: int) -> bytearray:
     with reconstruct(part.device, source, readings=readings) as key:
-        share = keys.open_share(part.share, key, context, part.index)
+        share = keys.open_share(part.share, key, context, part.index, part.device.suite)
     if share is None:
         raise ReconstructionError("the device is right, but its share was altered")
     if not hmac.compare_digest(keys.share_check(share, context, part.index), part.check):

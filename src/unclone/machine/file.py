@@ -14,7 +14,7 @@ from unclone.canonical import CanonicalError
 from unclone.device_file import parse_device, render_device
 from unclone.errors import RecordAlteredError, RecordError, UnsupportedError
 from unclone.files import atomic_output, read_bounded
-from unclone.keys import PUBLIC_KEY_BYTES, SEALED_SHARE_BYTES, check_suite
+from unclone.keys import check_suite
 from unclone.machine.record import MAX_PARTS, Machine, Part
 
 __all__ = [
@@ -148,7 +148,7 @@ def _from_json(value: dict[str, Any]) -> Machine:
     name, suite, parts = value["name"], value["suite"], value["parts"]
     if not isinstance(name, str) or len(name) > 256 or not isinstance(suite, str):
         raise CanonicalError("name or suite is not a string of at most 256 characters")
-    check_suite(suite)
+    public_bytes = check_suite(suite).public_bytes
     if not isinstance(parts, list) or not 2 <= len(parts) <= MAX_PARTS:
         raise CanonicalError(f"parts is not an array of 2 to {MAX_PARTS}")
     machine = Machine(
@@ -157,7 +157,7 @@ def _from_json(value: dict[str, Any]) -> Machine:
         revision=_integer(value, "revision", 1, _REVISIONS),
         need=_integer(value, "need", 2, len(parts)),
         suite=suite,
-        public_key=_base64(value, "public_key", PUBLIC_KEY_BYTES),
+        public_key=_base64(value, "public_key", public_bytes),
         parts=tuple(_part(part) for part in parts),
     )
     for taken in ("name", "index"):
@@ -185,7 +185,7 @@ def _part(value: Any) -> Part:
         name=name,
         index=_integer(value, "index", 1, 255),
         device=device,
-        share=_base64(value, "share", SEALED_SHARE_BYTES),
+        share=_base64(value, "share", check_suite(device.suite).sealed_bytes),
         check=_hex(value, "check", _CHECK_BYTES),
     )
 

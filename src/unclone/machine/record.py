@@ -20,7 +20,7 @@ class Part:
         name: the part's place in the machine, for example ``"camera"``.
         index: x-coordinate of its share, 1 to 255.
         device: the record of the device that is this part now.
-        share: the share, sealed for the device, 80 bytes.
+        share: the share, sealed for the device, of the length of its suite.
         check: 32 bytes that tell the share from a forged one.
     """
 
