@@ -90,7 +90,7 @@ def fingerprinted(
     Args:
         path: an ordinary model of a format that ``unclone.formats`` knows, in one file; never altered.
         trace_key: the vendor's secret, the same for every device of the model.
-        device_id: what ``trace`` shall name, for example the registry's digest of the device's public key in hex.
+        device_id: what ``trace`` shall name: of a device in a registry its key digest in hex, as ``fleet trace`` asks.
         output: where the copy goes.
         strength: size of a step as a part of the tensor's root mean square, above 0 and at most 0.1.
         force: replace ``output`` if it exists.

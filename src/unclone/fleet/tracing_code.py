@@ -21,7 +21,7 @@ from unclone.errors import ParameterError
 from unclone.keys import ContentKeys, TraceKeys, device_trace_key
 from unclone.mask import ChunkCipher
 
-__all__ = ["CARRIER_BLOCK", "CHIPS", "Carrier", "codeword", "codewords"]
+__all__ = ["CARRIER_BLOCK", "CHIPS", "Carrier", "codeword", "codewords", "signs"]
 
 CHIPS: Final = 1 << 15
 """Chips of a codeword: enough for tens of colluders and a million devices, few enough to compare in microseconds."""
