@@ -1,6 +1,6 @@
 """Results of ML-KEM-768 for vectors: encapsulation draws its own randomness, so its results are kept in a file.
 
-``encapsulations.json``, by the first 16 bytes of the encapsulation key's SHA-256. For test keys: the secrets are public.
+``encapsulations.json``, by 16 bytes of the encapsulation key's SHA-256; of test keys, since the secrets are public.
 """
 
 from __future__ import annotations
