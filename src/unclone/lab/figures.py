@@ -58,7 +58,7 @@ def share_figure(paper: Mapping[str, Any], metric: str) -> str:
     axes.minorticks_off()
     axes.set_xlabel("share of the words that are padded")
     axes.set_ylabel(metric)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     return _svg(figure, "score of a clone against the share of padded words")
 
 
@@ -73,7 +73,7 @@ def noise_figure(paper: Mapping[str, Any], metric: str) -> str:
         _band(axes, rates, paper["noisy"][share], colour, f"{float(share):.0%} of the words", "-")
     axes.set_xlabel("bit error rate of the PUF, %")
     axes.set_ylabel(metric)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     return _svg(figure, "score of the right device against the bit error rate")
 
 
@@ -89,7 +89,7 @@ def clone_figure(clones: Mapping[str, Any], original: float, chance: float, metr
     axes.axvline(chance, color=_GREY, linewidth=1, linestyle=":", label="chance")
     axes.set_xlabel(metric)
     axes.set_ylabel("networks")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(loc="upper left", fontsize=8, frameon=False)
     return _svg(figure, "histogram of the clones' scores")
 
 

@@ -158,7 +158,7 @@ def _distances(report: QualityReport) -> str:
             values = np.concatenate(parts)
             axes.hist(values, bins=np.linspace(0, max(0.6, values.max()), 121), label=label, color=colour, density=True)
     axes.set(xlabel="fractional Hamming distance", ylabel="density")
-    axes.legend()
+    axes.legend(loc="upper right")
     return _embed(figure, "Distances of two readings of one device (intra) and of two devices (inter, ideal 0.5).")
 
 
