@@ -1,0 +1,149 @@
+"""Schemes of the literature, as their papers describe them: each keeps most of what a weight is in clear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from unclone.lab.contracts import Array, Locked, Weights
+
+__all__ = ["ColumnPermutation", "FewWeights", "PaperPad", "SignFlips"]
+
+
+def _floats(weights: Weights) -> list[str]:
+    return [name for name, value in weights.items() if np.issubdtype(value.dtype, np.floating)]
+
+
+def _copy(weights: Weights) -> Weights:
+    return {name: value.copy() for name, value in weights.items()}
+
+
+@dataclass(frozen=True)
+class PaperPad:
+    """Whole words at random positions XORed with a pad that is used once (arXiv 2603.10753).
+
+    The pad is drawn uniformly: what an ideal PUF would answer. The words are secret, as in the paper.
+    """
+
+    name: str = "paper-pad"
+    share: float = 0.2
+    reference: str = "arXiv 2603.10753"
+
+    def lock(self, weights: Weights, seed: int) -> Locked:
+        """Lock a copy; ``seed`` stands for the device."""
+        rng = np.random.default_rng([seed, 0x9AD])
+        pad: dict[str, Array] = {}
+        for name in _floats(weights):
+            value = weights[name]
+            words = rng.integers(0, 256, value.nbytes, dtype=np.uint8).view(f"u{value.itemsize}").reshape(value.shape)
+            pad[name] = np.where(rng.random(value.shape) < self.share, words, 0).astype(words.dtype)
+        return Locked(_xor(weights, pad), pad)
+
+    def unlock(self, locked: Locked) -> Weights:
+        """The exact weights."""
+        return _xor(locked.weights, locked.secret)
+
+    def cost(self) -> str:
+        """What the genuine device pays."""
+        return "one PUF response for each locked bit, at each start"
+
+
+def _xor(weights: Weights, pad: dict[str, Array]) -> Weights:
+    result = _copy(weights)
+    for name, words in pad.items():
+        result[name] = (np.ascontiguousarray(result[name]).view(words.dtype) ^ words).view(weights[name].dtype)
+    return result
+
+
+@dataclass(frozen=True)
+class ColumnPermutation:
+    """The columns of each tensor of two or more axes in a secret order: every value stays in clear."""
+
+    name: str = "permutation"
+    reference: str = "column swap, attacked in arXiv 2510.24422"
+
+    def lock(self, weights: Weights, seed: int) -> Locked:
+        """Lock a copy; ``seed`` stands for the device."""
+        rng = np.random.default_rng([seed, 0xC01])
+        order = {name: rng.permutation(value.shape[1]) for name, value in weights.items() if value.ndim > 1}
+        locked = {name: value[:, order[name]] if name in order else value.copy() for name, value in weights.items()}
+        return Locked({name: np.ascontiguousarray(value) for name, value in locked.items()}, order)
+
+    def unlock(self, locked: Locked) -> Weights:
+        """The exact weights."""
+        order: dict[str, Any] = locked.secret
+        return {
+            name: np.ascontiguousarray(value[:, np.argsort(order[name])]) if name in order else value.copy()
+            for name, value in locked.weights.items()
+        }
+
+    def cost(self) -> str:
+        """What the genuine device pays."""
+        return "one move of each weight when it is loaded"
+
+
+@dataclass(frozen=True)
+class SignFlips:
+    """The signs of the ``count`` largest weights of the first tensor of two or more axes (DNL, arXiv 2502.07408)."""
+
+    name: str = "sign-flips"
+    count: int = 20
+    reference: str = "DNL, arXiv 2502.07408"
+
+    def lock(self, weights: Weights, seed: int) -> Locked:  # noqa: ARG002
+        """Lock a copy; ``seed`` stands for the device."""
+        name = next(name for name in _floats(weights) if weights[name].ndim > 1)
+        largest = np.argsort(-np.abs(weights[name].reshape(-1)), kind="stable")[: self.count]
+        secret = (name, largest)
+        return Locked(_flipped(weights, secret), secret)
+
+    def unlock(self, locked: Locked) -> Weights:
+        """The exact weights."""
+        return _flipped(locked.weights, locked.secret)
+
+    def cost(self) -> str:
+        """What the genuine device pays."""
+        return f"{self.count} positions to store"
+
+
+def _flipped(weights: Weights, secret: tuple[str, Array]) -> Weights:
+    result = _copy(weights)
+    result[secret[0]].reshape(-1)[secret[1]] *= -1
+    return result
+
+
+@dataclass(frozen=True)
+class FewWeights:
+    """A few random weights of each tensor made large, their true values kept apart (after NNSplitter, ICML 2023).
+
+    NNSplitter picks positions by reinforcement learning and keeps the changes small; these are random and large.
+    """
+
+    name: str = "few-weights"
+    share: float = 0.01
+    reference: str = "after NNSplitter, ICML 2023"
+
+    def lock(self, weights: Weights, seed: int) -> Locked:
+        """Lock a copy; ``seed`` stands for the device."""
+        rng = np.random.default_rng([seed, 0xFE3])
+        result, secret = _copy(weights), {}
+        for name in _floats(weights):
+            if weights[name].ndim > 1:
+                flat = result[name].reshape(-1)
+                places = rng.choice(flat.size, max(1, round(self.share * flat.size)), replace=False)
+                secret[name] = (places, flat[places].copy())
+                flat[places] = 20 * np.abs(flat).max() * rng.choice([-1, 1], places.size)
+        return Locked(result, secret)
+
+    def unlock(self, locked: Locked) -> Weights:
+        """The exact weights."""
+        result = _copy(locked.weights)
+        for name, (places, values) in locked.secret.items():
+            result[name].reshape(-1)[places] = values
+        return result
+
+    def cost(self) -> str:
+        """What the genuine device pays."""
+        return "one position and value for each locked weight in protected memory"
