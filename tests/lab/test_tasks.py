@@ -27,7 +27,7 @@ def digits() -> Task:
     return open_task("digits")
 
 
-@pytest.mark.parametrize("name", list(TASKS))
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "magika"])
 def test_a_victim_is_as_good_as_it_was_when_committed(name: str) -> None:
     try:
         task = open_task(name)

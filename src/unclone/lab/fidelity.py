@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import time
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from unclone.records import KEY_BYTES, DeviceKey
 __all__ = ["fidelity_experiment", "weights_of"]
 
 _SAMPLES: Final = 1000
+_MATRIX_SAMPLES: Final = 500
 _CLONES_OF_A_JOB: Final = 25
 _FIRST_SEED: Final = 10_000
 
@@ -87,6 +88,7 @@ def fidelity_experiment(
     useful = sum(score > line for score in scores["clones"])
     return {
         "samples": min(_SAMPLES, len(task.test_data()[1])),
+        "matrix_samples": min(_MATRIX_SAMPLES, len(task.test_data()[1])),
         "original": original,
         "chance": task.chance,
         "fidelity": {
@@ -144,18 +146,24 @@ def _row(job: _Row) -> tuple[bool, list[float]]:
     task, folder = job.source.open(), Path(job.folder)
     true = task.weights()
     bound = next(folder.glob(f"{job.index}.bound.*"))
-    scores = []
+    scores, identical = [], False
     for index in range(job.devices):
-        with unclone.reconstruct(_record(folder, index), _source(index)) as key:
-            if index == job.index:
-                with unclone.restore(bound, key) as restored:
-                    found = weights_of(restored, true)
-                identical = all(found[name].tobytes() == true[name].tobytes() for name in true)
-            else:
-                with force_open(bound, key) as forced:
-                    found = weights_of(forced, true)
-        scores.append(task.score(found, limit=_SAMPLES))
+        key = _key(job.folder, index)
+        if index == job.index:
+            with unclone.restore(bound, key) as restored:
+                found = weights_of(restored, true)
+            identical = all(found[name].tobytes() == true[name].tobytes() for name in true)
+        else:
+            with force_open(bound, key) as forced:
+                found = weights_of(forced, true)
+        scores.append(task.score(found, limit=_MATRIX_SAMPLES))
     return identical, scores
+
+
+@lru_cache(maxsize=256)
+def _key(folder: str, index: int) -> DeviceKey:
+    """The key of a simulated device, reconstructed once in a process."""
+    return unclone.reconstruct(_record(Path(folder), index), _source(index))
 
 
 def _clones(

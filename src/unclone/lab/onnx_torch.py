@@ -67,13 +67,14 @@ class OnnxNetwork:
         self.kinds, self._fans = _roles(self._nodes, self._true)
         statistics = {name for node in self._nodes if node.kind == "BatchNormalization" for name in node.inputs[3:5]}
         whole = {name for name, value in self._true.items() if not np.issubdtype(value.dtype, np.floating)}
-        self.fixed = frozenset(statistics | whole | self.scalars)
         self.integers = frozenset(whole)
+        self.fixed = frozenset(statistics | whole | self.known)
 
     @property
-    def scalars(self) -> set[str]:
-        """Single numbers: part of the architecture (a slope, a temperature), known to any attacker."""
-        return {name for name, value in self._true.items() if value.size == 1}
+    def known(self) -> set[str]:
+        """Part of the architecture, which any attacker knows: single numbers (a slope), wide integers (a range)."""
+        wide = {name for name in self.integers if self._true[name].itemsize > 1}
+        return wide | {name for name, value in self._true.items() if value.size == 1}
 
     def forward(self, weights: Mapping[str, Any], inputs: Any, *, training: bool) -> Any:
         """Outputs, shape ``(samples, classes)``; logits in training, where the graph ends in softmax or sigmoid."""
@@ -111,17 +112,16 @@ class OnnxNetwork:
     def initialise(self, seed: int) -> Weights:
         """Fresh weights: He et al. (ICCV 2015) for matrices and kernels, 1 for scales, 0 for the rest.
 
-        Single numbers keep their value, see ``scalars``.
+        What is ``known`` keeps its value.
         """
         rng = np.random.default_rng([seed, 0x0221])
         return {name: self._fresh(name, value, rng) for name, value in self._true.items()}
 
     def _fresh(self, name: str, value: Array, rng: np.random.Generator) -> Array:
-        if value.size == 1:
+        if name in self.known:
             return value.copy()
         if name in self.integers:
-            low, high = (int(value.min()), int(value.max()) + 1) if value.size else (0, 1)
-            return rng.integers(low, high, value.shape).astype(value.dtype)
+            return rng.integers(int(value.min()), int(value.max()) + 1, value.shape).astype(value.dtype)
         fan = self._fans[name]
         if fan > 0:
             return (rng.standard_normal(value.shape) * math.sqrt(2 / fan)).astype(value.dtype)

@@ -162,7 +162,7 @@ def _fidelity(value: Mapping[str, Any]) -> Iterable[str]:
     yield (
         f"<p>{found['fidelity']['identical']} of {found['fidelity']['devices']} devices got their weights back bit "
         f"for bit. Files of other devices scored {_number(unique['foreign'])} on average and "
-        f"{_number(unique['foreign_max'])} at most, on {found['samples']:,} samples.</p>"
+        f"{_number(unique['foreign_max'])} at most, on {found['matrix_samples']:,} samples.</p>"
     )
     yield _figure(figures.uniqueness_figure(unique["matrix"], metric))
     low, high = clones["bounds"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from unclone.lab.contracts import Task
 from unclone.lab.tasks import loading, networks
 from unclone.lab.tasks.network_task import NetworkTask
 from unclone.lab.tasks.training import Recipe
@@ -57,6 +58,15 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
 }
 
 
-def open_built_in(name: str) -> NetworkTask:
+def open_built_in(name: str) -> Task:
     """The task of a name in ``unclone.lab.tasks.TASKS``."""
-    return _MAKERS[name]()
+    return _magika() if name == "magika" else _MAKERS[name]()
+
+
+def _magika() -> Task:
+    """A network from a package, scored on files of this machine; the attacker's labels are files, too."""
+    from unclone.lab.filetypes import load_file_types
+    from unclone.lab.tasks.onnx_task import OnnxTask
+
+    found = load_file_types()
+    return OnnxTask(found.model, (found.inputs, found.labels), "balanced-accuracy", "magika")

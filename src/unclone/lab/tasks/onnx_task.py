@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["OnnxTask"]
 _TOLERANCE: Final = 1e-3
 _CHECKED: Final = 16
 _BATCH: Final = 256
+_LONGEST_FIT: Final = 600.0
 
 
 class OnnxTask:
@@ -38,8 +40,10 @@ class OnnxTask:
 
     Args:
         model: the file.
-        data: ``.npz`` with ``inputs`` (or ``x``), shape ``(samples, ...)``, and ``labels`` (or ``y``), ``(samples,)``.
+        data: ``.npz`` with ``inputs`` (or ``x``), shape ``(samples, ...)``, and ``labels`` (or ``y``), ``(samples,)``;
+            or the two arrays.
         metric: a name in ``unclone.lab.metrics.METRICS``.
+        name: the file's by default.
 
     Attributes:
         untrainable: why ``trainable`` is false, or ``""``.
@@ -51,8 +55,8 @@ class OnnxTask:
         InputError: data that does not fit the model.
     """
 
-    def __init__(self, model: Path, data: Path, metric: str = "accuracy") -> None:
-        self.name = model.name
+    def __init__(self, model: Path, data: Path | Data, metric: str = "accuracy", name: str = "") -> None:
+        self.name = name or model.name
         self.metric = metric
         self._model = canonical(model)
         self._names = _weight_names(self._model, model)
@@ -60,7 +64,8 @@ class OnnxTask:
         self._victim: Weights = {
             name: np.array(onnx.numpy_helper.to_array(initialisers[name])) for name in sorted(self._names)
         }
-        inputs, labels = _load(data, metric)
+        inputs, labels = _load(data, metric) if isinstance(data, Path) else data
+        origin = str(data) if isinstance(data, Path) else "the data"
         entry = _entry(self._model, model)
         self._input = entry.name
         self._batch = entry.type.tensor_type.shape.dim[0].dim_value if entry.type.tensor_type.shape.dim else 0
@@ -73,12 +78,12 @@ class OnnxTask:
         self.chance = chance_level(metric, self._test[1])
         self._sigmoid = False
         self._output = ""
-        self._probe(data)
+        self._probe(origin)
+        self.recipe = Recipe(epochs=20, least_steps=300, batch=64)
         self.network: Any = None
         self.layers: Mapping[str, str] = dict.fromkeys(self._victim, "other")
         self.untrainable = self._prepare_training()
         self.trainable = not self.untrainable
-        self.recipe = Recipe(epochs=20, least_steps=300, batch=64)
 
     def weights(self) -> Weights:
         """All tensors that binding masks."""
@@ -137,9 +142,9 @@ class OnnxTask:
         data: Data | None = None,
         free: Mapping[str, Array] | None = None,
     ) -> Weights:
-        """Train, see ``unclone.lab.contracts.Task.fit``; single numbers are the architecture's and known."""
+        """Train, see ``unclone.lab.contracts.Task.fit``; what is the architecture's is known."""
         network = self._trained_network()
-        known = {name: self._victim[name] for name in network.scalars}
+        known = {name: self._victim[name] for name in network.known}
         chosen = draw(self._train, labels, seed) if data is None else data
         return train(
             network, {**start, **known}, chosen, seed, self.recipe,
@@ -163,7 +168,7 @@ class OnnxTask:
             parts.append(np.asarray(found, dtype=np.float32).reshape(len(padded), -1)[: len(batch)])
         return np.concatenate(parts)
 
-    def _probe(self, data: Path) -> None:
+    def _probe(self, data: str) -> None:
         """Find the output that holds the scores, and make sure that the data fit."""
         try:
             session = _session(self._model)
@@ -201,17 +206,23 @@ class OnnxTask:
         self._sigmoid = network.ends_in("Sigmoid")
         if self.metric != "mae":
             network.classify_two()
-        whole = [name for name in network.integers if self._victim[name].size > 1]
+        whole = sorted(network.integers - network.known)
         if whole:
             return f"its weights are whole numbers ({whole[0]})"
         inputs = self._test[0][:_CHECKED]
         expected = self._run(self._victim, inputs)
         try:
+            start = time.perf_counter()
             found = run(network, self._victim, inputs)
+            seconds = time.perf_counter() - start
         except (UnsupportedError, RuntimeError, IndexError, ValueError, TypeError, KeyError) as problem:
             return f"the lab's interpreter fails on it: {str(problem)[:200]}"
         if found.shape != expected.shape or not np.allclose(found, expected, rtol=_TOLERANCE, atol=_TOLERANCE):
             return "the lab's interpreter and ONNX Runtime disagree on it"
+        # A step takes about three times a forward pass.
+        whole_fit = 3 * seconds / len(inputs) * self.recipe.batch * self.recipe.least_steps
+        if whole_fit > _LONGEST_FIT:
+            return f"training it once would take about {whole_fit / 60:.0f} minutes"
         self.network = network
         return ""
 
