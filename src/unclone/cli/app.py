@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from unclone._version import __version__
-from unclone.cli import device_verbs, lab_verbs, machine_verbs, model_verbs
+from unclone.cli import device_verbs, fleet_verbs, lab_verbs, machine_verbs, model_verbs
 from unclone.errors import UncloneError
 
 __all__ = ["app", "run"]
@@ -30,6 +30,7 @@ app = typer.Typer(
 device_verbs.register(app)
 model_verbs.register(app)
 machine_verbs.register(app)
+fleet_verbs.register(app)
 lab_verbs.register(app)
 
 

@@ -22,18 +22,12 @@ from unclone.files import read_bounded
 from unclone.fleet.bulk import in_parallel
 from unclone.fleet.exporting import FIELDS, export_lines
 from unclone.fleet.registry import Registry, batches, open_registry
-from unclone.fleet.rows import (
-    REVOKED,
-    LicenceRow,
-    ModelRow,
-    Packed,
-    ReleaseRow,
-)
+from unclone.fleet.rows import REVOKED, LicenceRow, ModelRow, Packed, ReleaseRow, pack_record
 from unclone.fleet.writing import Counts, Writer
 from unclone.machine.file import FORMAT as MACHINE_FORMAT
 from unclone.machine.file import MACHINE_LIMIT
 
-__all__ = ["Imported", "import_path"]
+__all__ = ["Imported", "import_path", "read_records"]
 
 LINE_LIMIT: Final = MACHINE_LIMIT
 _LINES: Final = 250  # lines that a worker parses at a time
@@ -87,6 +81,21 @@ def import_path(
     parse = partial(_parse_chunk, skip_bad)
     parsed = in_parallel(parse, chunks, workers=workers, backend=backend, scheduler=scheduler)
     return _Import(registry, skip_bad, progress).run(item for chunk in parsed for item in chunk)
+
+
+def read_records(paths: Iterable[Path]) -> list[Packed]:
+    """Device and machine records from their files.
+
+    Raises:
+        RecordError: a file is no record.
+        RecordAlteredError: a record does not match its own digest.
+    """
+    chunk = [(str(path), read_bounded(path, LINE_LIMIT, RecordError)) for path in paths]
+    items = _parse_chunk(False, chunk)
+    for where, kind, _ in items:
+        if kind not in ("device", "machine"):
+            raise RecordError(f"{where}: not a record but an export's line; 'unclone fleet import' takes it")
+    return [packed for _, _, packed in items]
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -214,7 +223,7 @@ def _checked(value: Mapping[str, Any], fields: Mapping[str, type]) -> dict[str, 
         item = value[name]
         if type(item) is not (str if wanted is bytes else wanted):
             raise CanonicalError(f"{name} is not {'hexadecimal' if wanted is bytes else wanted.__name__}")
-        out[name] = bytes.fromhex(item) if wanted is bytes else item
+        out[name] = bytes.fromhex(str(item)) if wanted is bytes else item
     return out
 
 

@@ -154,6 +154,11 @@ class Writer:
         row: dict[str, Any] = {"id": seq, "added_at": self.log.now, "state": ACTIVE, "reason": ""}
         return {**row, "health": "unknown", "margin_milli": 0, "measured_at": 0} if kind == "device" else row
 
+    def names_taken(self, names: Sequence[str]) -> set[bytes]:
+        """Keys of the devices that have one of these names; read inside the transaction, so it stays true."""
+        query = sa.select(devices.c.key).where(devices.c.name.in_(names))
+        return set(self._connection.execute(query).scalars())
+
     # -- models, releases, licences --------------------------------------------------------------------------------
 
     def add_model(self, model: ModelRow) -> Counts:
