@@ -1,0 +1,22 @@
+"""Attacks by name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from unclone.lab.attacks.repair import Repair
+from unclone.lab.attacks.training import ExponentsKnown, FineTune
+from unclone.lab.contracts import Attack
+
+__all__ = ["ATTACKS"]
+
+ATTACKS: Final[dict[str, Attack]] = {
+    attack.name: attack
+    for attack in (
+        Repair("repair-clip", "clip"),
+        Repair("repair-zero", "zero"),
+        Repair("repair-median", "median"),
+        FineTune(),
+        ExponentsKnown(),
+    )
+}
