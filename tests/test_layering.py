@@ -11,7 +11,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "unclone"
 
 BASE = {"errors", "records", "canonical", "files", "hardening", "_version"}
 DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment", "providers", "machine"}
-MODEL_HALF = {"mask", "patterns", "header", "selection", "formats", "model"}
+MODEL_HALF = {"licence", "mask", "patterns", "header", "selection", "formats", "model"}
 ALLOWED = {
     "errors": set(),
     "_version": set(),
@@ -33,8 +33,9 @@ ALLOWED = {
     "enrollment": BASE | {"keys", "quality", "puf", "providers", "extractor", "device_file"},
     "machine": BASE | {"keys", "device_file", "enrollment"},
     "assessment": BASE | {"quality", "puf", "extractor", "enrollment"},
-    "model": BASE | {"keys", "mask", "patterns", "header", "selection", "formats"},
-    "runtime": BASE | {"model", "formats"},
+    "licence": BASE | {"keys"},
+    "model": BASE | {"keys", "licence", "mask", "patterns", "header", "selection", "formats"},
+    "runtime": BASE | {"licence", "model", "formats"},
 }
 PUBLIC = BASE | set(ALLOWED) | {"unclone"}
 ALLOWED["fleet"] = PUBLIC

@@ -106,12 +106,14 @@ class Folder:
 
 def make(path: Path) -> None:
     """Write all vectors and ``vectors.json`` to a folder."""
+    import licence_vectors
     import model_vectors
     import record_vectors
 
     folder = Folder(path)
     record_vectors.make(folder)
     model_vectors.make(folder)
+    licence_vectors.make(folder)
     folder.write_index()
 
 

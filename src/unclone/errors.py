@@ -8,7 +8,7 @@
     │   ├── SourceError            a PUF source cannot be opened or read
     │   ├── EnrollmentError        this memory cannot carry the key (says which figure is at fault)
     │   ├── RecordError            a device record is malformed
-    │   ├── FormatError            a model file is malformed, truncated or hostile
+    │   ├── FormatError            a model file or a licence is malformed, truncated or hostile
     │   │   └── UnsupportedError   a version, operator, dtype or layout this release does not understand
     │   ├── NoWeightsError         a model in which nothing would be masked
     │   ├── AlreadyBoundError      a bound model where an ordinary one is needed
@@ -21,7 +21,8 @@
     │   ├── ReconstructionError    the PUF and the record do not give the enrolled key
     │   │   ├── PartsError         too few parts of a machine gave their share; ``parts`` says which
     │   │   └── RecordAlteredError the record's own digest does not match: altered or damaged
-    │   └── SlotError              the key opens no slot of this model
+    │   ├── SlotError              the key opens no slot of this model
+    │   └── LicenceError           a licence is another device's or model's, was altered, or has ended
     └── TamperedError              exit 4: the model was altered after binding
         ├── HeaderTamperedError    the header, or what it authenticates beside the weights
         ├── RegistryTamperedError  a row or an event of a registry is not what its log says
@@ -42,6 +43,7 @@ __all__ = [
     "HeaderTamperedError",
     "InputError",
     "KeyMaterialError",
+    "LicenceError",
     "MissingExtraError",
     "NoWeightsError",
     "NotBoundError",
@@ -92,7 +94,7 @@ class RecordError(InputError):
 
 
 class FormatError(InputError):
-    """A model file is malformed, truncated or hostile."""
+    """A model file or a licence is malformed, truncated or hostile."""
 
 
 class UnsupportedError(FormatError):
@@ -170,6 +172,10 @@ class PartsError(ReconstructionError):
 
 class SlotError(KeyMaterialError):
     """The key opens no slot of this model."""
+
+
+class LicenceError(KeyMaterialError):
+    """A licence is another device's or another model's, was altered, or has ended."""
 
 
 class TamperedError(UncloneError):

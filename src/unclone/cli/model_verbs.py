@@ -15,6 +15,11 @@ from unclone.records import Device, Header
 
 __all__ = ["register"]
 
+LicenceFile = Annotated[
+    Path | None,
+    typer.Option("--licence", metavar="FILE", help="Licence of a release, in place of a slot in the model."),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
@@ -118,6 +123,7 @@ def restore(
     device: DeviceFile,
     source: Source,
     readings: Annotated[int, typer.Option(min=1, max=100, help="Readings to combine against noise.")] = 1,
+    licence: LicenceFile = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Reconstruct the key on this device, restore the model in memory and verify it. Writes nothing."""
@@ -126,7 +132,10 @@ def restore(
     start = time.perf_counter()
     with unclone.reconstruct(device, source, readings=readings) as key:
         reconstructed = time.perf_counter()
-        with progress_bar("restoring") as progress, unclone.restore(model, key, progress=progress) as restored:
+        with (
+            progress_bar("restoring") as progress,
+            unclone.restore(model, key, progress=progress, licence=licence) as restored,
+        ):
             done = time.perf_counter()
             masked = sum(tensor.nbytes for tensor in restored.header.tensors)
             value = {
@@ -192,6 +201,7 @@ def execute(
     device: DeviceFile,
     source: Source,
     readings: Annotated[int, typer.Option(min=1, max=100, help="Readings to combine against noise.")] = 1,
+    licence: LicenceFile = None,
     core_dumps: Annotated[
         bool, typer.Option("--core-dumps", help="Allow core dumps, which would hold the weights.")
     ] = False,
@@ -202,7 +212,7 @@ def execute(
     from unclone.runtime.program import run_program
 
     with unclone.reconstruct(device, source, readings=readings) as key:
-        code = run_program(program, key, core_dumps=core_dumps)
+        code = run_program(program, key, core_dumps=core_dumps, licence=licence)
     if as_json:
         emit({"program": program[0], "exit_code": code}, as_json=True, text="")
     raise typer.Exit(code)

@@ -12,6 +12,7 @@ from unclone.errors import FormatError, HeaderTamperedError, NotBoundError
 from unclone.formats import Layout, detect
 from unclone.header import mac_input, parse_header
 from unclone.keys import ContentKeys, check_header_mac, content_keys, open_slot
+from unclone.licence import LicenceSource, unseal
 from unclone.model.carrier import Carrier, layout_holes, masked_regions, read_carrier
 from unclone.model.folder import model_in
 from unclone.model.parallel import Progress
@@ -88,21 +89,25 @@ class BoundModel:
         self.close()
 
 
-def open_bound(path: str | os.PathLike[str], key: DeviceKey) -> BoundModel:
+def open_bound(path: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None) -> BoundModel:
     """Open a bound model on its device, to restore tensors one at a time.
 
     Args:
         path: the bound model, or the folder that holds it.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
 
     Raises:
         NotBoundError: an ordinary model.
-        FormatError: not a model file, truncated, or of an unknown version.
+        FormatError: not a model file or licence, truncated, or of an unknown version.
         SlotError: no slot for this device.
+        LicenceError: another device's or model's licence, altered, or ended.
         HeaderTamperedError: the header or the file beside the weights was altered.
     """
     layout, header = read_bound(Path(path))
-    keys = content_keys(open_slot(header.slots, key, header.file_id), header.file_id)
+    file_id = header.file_id
+    content_key = open_slot(header.slots, key, file_id) if licence is None else unseal(licence, key, file_id)
+    keys = content_keys(content_key, file_id)
     with ExitStack() as stack:
         files = stack.enter_context(Files(layout.files))
         holes = layout_holes(layout, (region for _, region in masked_regions(layout, header)))
@@ -126,6 +131,7 @@ def restore(
     verify: str = "all",
     threads: int | None = None,
     progress: Progress | None = None,
+    licence: LicenceSource | None = None,
 ) -> RestoredModel:
     """Verify a bound model and restore its true weights in memory.
 
@@ -144,17 +150,19 @@ def restore(
             whoever can write to the file can change them unnoticed, as in any ordinary model file.
         threads: one for each processor by default.
         progress: called with (bytes done, bytes in all).
+        licence: of a release, or its path; by default the model's own slots are tried.
 
     Raises:
         NotBoundError: an ordinary model.
-        FormatError: not a model file, truncated, or of an unknown version.
+        FormatError: not a model file or licence, truncated, or of an unknown version.
         SlotError: no slot for this device.
+        LicenceError: another device's or model's licence, altered, or ended.
         HeaderTamperedError: the header or the file beside the weights was altered.
         TensorTamperedError: a tensor was altered; it is named.
         ParameterError: ``tensors`` names one that is not there, or the options contradict each other.
         ResourceError: ``lock``, and the system's limit on locked memory is too low.
     """
-    with open_bound(path, key) as bound:
+    with open_bound(path, key, licence=licence) as bound:
         return bound.restore(tensors, copy=copy, lock=lock, verify=verify, threads=threads, progress=progress)
 
 

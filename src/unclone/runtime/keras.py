@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Final
 from unclone.errors import FormatError, MissingExtraError, ParameterError, UnsupportedError
 from unclone.formats.keras import WEIGHTS
 from unclone.formats.zip_directory import Archive
+from unclone.licence import LicenceSource
 from unclone.model import open_bound
 from unclone.model.image import fill_image
 from unclone.records import DeviceKey
@@ -30,7 +31,9 @@ __all__ = ["load_model", "load_weights"]
 _OLDEST: Final = (3, 10)
 
 
-def load_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> Any:
+def load_model(
+    path: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None, **kwargs: Any
+) -> Any:
     """A Keras model with its true weights, its optimizer's state among them; nothing is written to disk.
 
     Replaces ``keras.saving.load_model(path)``.
@@ -38,6 +41,7 @@ def load_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> A
     Args:
         path: the bound model, ``.keras`` or a whole model in ``.h5``.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         **kwargs: ``custom_objects``, ``compile`` and ``safe_mode`` as Keras takes them; safe mode is on by default.
 
     Raises:
@@ -49,7 +53,7 @@ def load_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> A
         UncloneError: as ``unclone.restore``.
     """
     keras = _keras()
-    with _image(path, key) as (kind, image):
+    with _image(path, key, licence) as (kind, image):
         if kind == "hdf5":
             if "model_config" not in _marks(_all_of(image)):
                 raise FormatError(f"{os.fspath(path)} holds weights alone; build the network and call load_weights")
@@ -60,7 +64,9 @@ def load_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> A
         return model
 
 
-def load_weights(model: Any, path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> None:
+def load_weights(
+    model: Any, path: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None, **kwargs: Any
+) -> None:
     """Load the true weights of a bound model or weights file into ``model``; nothing is written to disk.
 
     Replaces ``model.load_weights(path)``.
@@ -69,13 +75,14 @@ def load_weights(model: Any, path: str | os.PathLike[str], key: DeviceKey, **kwa
         model: a Keras model that is built.
         path: the bound file: ``.weights.h5``, ``.h5`` or ``.keras``.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         **kwargs: ``skip_mismatch``, ``by_name`` and ``objects_to_skip`` as Keras takes them.
 
     Raises:
         As ``load_model``.
     """
     keras = _keras()
-    with _image(path, key) as (kind, image):
+    with _image(path, key, licence) as (kind, image):
         if kind == "keras":
             weights = _weights_of(image)
         else:
@@ -144,10 +151,12 @@ def _keras() -> Any:
 
 
 @contextmanager
-def _image(path: str | os.PathLike[str], key: DeviceKey) -> Iterator[tuple[str, BinaryIO]]:
+def _image(
+    path: str | os.PathLike[str], key: DeviceKey, licence: LicenceSource | None
+) -> Iterator[tuple[str, BinaryIO]]:
     """The format, and the restored file in memory."""
     with memory_file("unclone") as image:
-        with open_bound(path, key) as bound:
+        with open_bound(path, key, licence=licence) as bound:
             if bound.header.format not in ("keras", "hdf5"):
                 raise FormatError(f"{os.fspath(path)} is {bound.header.format}, not a model of Keras")
             fill_image(bound, [image])

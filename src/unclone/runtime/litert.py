@@ -10,13 +10,16 @@ import os
 from typing import Any
 
 from unclone.errors import MissingExtraError, ParameterError
+from unclone.licence import LicenceSource
 from unclone.records import DeviceKey
 from unclone.runtime.memory_file import restored_file
 
 __all__ = ["interpreter"]
 
 
-def interpreter(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> Any:
+def interpreter(
+    path: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None, **kwargs: Any
+) -> Any:
     """An ``ai_edge_litert.interpreter.Interpreter`` on the true weights of a bound model; nothing is written to disk.
 
     Replaces ``Interpreter(model_path=path, **kwargs)``. The memory with the weights lives as long as the interpreter.
@@ -24,6 +27,7 @@ def interpreter(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> 
     Args:
         path: the bound model.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         kwargs: handed to ``Interpreter``: ``num_threads``, ``experimental_delegates`` and so on.
 
     Raises:
@@ -40,5 +44,5 @@ def interpreter(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> 
     named = {"model_path", "model_content"} & set(kwargs)
     if named:
         raise ParameterError(f"{' and '.join(sorted(named))} would name another model than {os.fspath(path)}")
-    with restored_file(path, key, "tflite") as restored:
+    with restored_file(path, key, "tflite", licence) as restored:
         return Interpreter(model_path=restored, **kwargs)

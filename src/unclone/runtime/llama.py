@@ -10,13 +10,16 @@ import os
 from typing import Any
 
 from unclone.errors import MissingExtraError, ParameterError
+from unclone.licence import LicenceSource
 from unclone.records import DeviceKey
 from unclone.runtime.memory_file import restored_file
 
 __all__ = ["open_model"]
 
 
-def open_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> Any:
+def open_model(
+    path: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None, **kwargs: Any
+) -> Any:
     """A ``llama_cpp.Llama`` on the true weights of a bound GGUF model; nothing is written to disk.
 
     Replaces ``Llama(model_path=path, **kwargs)``. The memory with the weights lives as long as the model; its attribute
@@ -25,6 +28,7 @@ def open_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> A
     Args:
         path: the bound model.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         kwargs: handed to ``Llama``: ``n_ctx``, ``n_threads``, ``verbose`` and so on.
 
     Raises:
@@ -40,5 +44,5 @@ def open_model(path: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> A
         raise MissingExtraError("llama-cpp-python", "llama") from None
     if "model_path" in kwargs:
         raise ParameterError(f"model_path would name another model than {os.fspath(path)}")
-    with restored_file(path, key, "gguf") as restored:
+    with restored_file(path, key, "gguf", licence) as restored:
         return Llama(model_path=restored, **kwargs)

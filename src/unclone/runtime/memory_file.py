@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import BinaryIO
 
 from unclone.errors import FormatError, ResourceError
+from unclone.licence import LicenceSource
 from unclone.model import open_bound
 from unclone.model.image import fill_image
 from unclone.records import DeviceKey
@@ -46,7 +47,9 @@ def path_of(stream: BinaryIO) -> str:
 
 
 @contextmanager
-def restored_file(path: str | os.PathLike[str], key: DeviceKey, name: str) -> Iterator[str]:
+def restored_file(
+    path: str | os.PathLike[str], key: DeviceKey, name: str, licence: LicenceSource | None = None
+) -> Iterator[str]:
     """The path of a sealed file in memory that holds a restored model of one file, while the context lasts.
 
     What a library has mapped or read by then outlives the context.
@@ -54,6 +57,7 @@ def restored_file(path: str | os.PathLike[str], key: DeviceKey, name: str) -> It
     Args:
         path: the bound model.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         name: the format it must have.
 
     Raises:
@@ -61,7 +65,7 @@ def restored_file(path: str | os.PathLike[str], key: DeviceKey, name: str) -> It
         ResourceError: the platform has no files in memory.
         UncloneError: as ``unclone.restore``.
     """
-    with open_bound(path, key) as bound:
+    with open_bound(path, key, licence=licence) as bound:
         if bound.header.format != name:
             raise FormatError(f"a {bound.header.format} model was given where {name} is needed")
         with memory_file("unclone") as stream:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from unclone.errors import FormatError
 from unclone.formats.npy import NPY_HEADER_LIMIT, header_before
+from unclone.licence import LicenceSource
 from unclone.model import RestoredModel, RestoredTensor, restore
 from unclone.records import DeviceKey
 from unclone.runtime.arrays import array_of
@@ -19,7 +20,9 @@ __all__ = ["arrays_of", "load"]
 _BEFORE = NPY_HEADER_LIMIT + 12
 
 
-def load(path: str | os.PathLike[str], key: DeviceKey) -> dict[str, NDArray[Any]]:
+def load(
+    path: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None
+) -> dict[str, NDArray[Any]]:
     """The true arrays of a bound .npz or .safetensors file, by name; nothing is written to disk.
 
     Replaces ``dict(numpy.load(path, allow_pickle=False))``: same names, shapes, types and orders. The arrays share one
@@ -28,13 +31,14 @@ def load(path: str | os.PathLike[str], key: DeviceKey) -> dict[str, NDArray[Any]
     Args:
         path: the bound model.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
 
     Raises:
         FormatError: a model of another format.
         MissingExtraError: the file holds types of ml_dtypes, which is not installed.
         UncloneError: as ``unclone.restore``.
     """
-    return arrays_of(restore(path, key))
+    return arrays_of(restore(path, key, licence=licence))
 
 
 def arrays_of(restored: RestoredModel) -> dict[str, NDArray[Any]]:

@@ -22,6 +22,7 @@ from unclone.formats.onnx_ops import KNOWN_DOMAINS
 from unclone.formats.onnx_parse import parse_model
 from unclone.formats.onnx_tensor import DTYPE_NUMBERS, DTYPES, Tensor, embed, make_external
 from unclone.formats.onnx_wire import Edit, Source, apply
+from unclone.licence import LicenceSource
 from unclone.model import RestoredModel, restore
 from unclone.model.carrier import KEPT_LIMIT
 from unclone.records import DeviceKey
@@ -40,6 +41,7 @@ def inference_session(
     *,
     sess_options: Any = None,
     providers: Sequence[Any] | None = None,
+    licence: LicenceSource | None = None,
 ) -> Any:
     """An ``onnxruntime.InferenceSession`` on the true weights of a bound model; nothing is written to disk.
 
@@ -48,6 +50,7 @@ def inference_session(
     Args:
         path: the bound model.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         sess_options: ``onnxruntime.SessionOptions``; not altered.
         providers: execution providers as ONNX Runtime takes them; the processor by default.
 
@@ -57,7 +60,7 @@ def inference_session(
         UncloneError: as ``unclone.restore``.
     """
     _onnxruntime()  # before the work
-    return session_from(restore(path, key), sess_options=sess_options, providers=providers)
+    return session_from(restore(path, key, licence=licence), sess_options=sess_options, providers=providers)
 
 
 def session_from(restored: RestoredModel, *, sess_options: Any = None, providers: Sequence[Any] | None = None) -> Any:

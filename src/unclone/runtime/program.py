@@ -14,6 +14,7 @@ from typing import Final
 
 from unclone.errors import InputError, ParameterError, UnsupportedError
 from unclone.hardening import disable_core_dumps
+from unclone.licence import LicenceSource
 from unclone.model import inspect, open_bound
 from unclone.model.image import fill_image
 from unclone.records import DeviceKey
@@ -36,7 +37,9 @@ def bound_arguments(arguments: Sequence[str]) -> list[int]:
     return found
 
 
-def run_program(arguments: Sequence[str], key: DeviceKey, *, core_dumps: bool = False) -> int:
+def run_program(
+    arguments: Sequence[str], key: DeviceKey, *, core_dumps: bool = False, licence: LicenceSource | None = None
+) -> int:
     """Run a program with every argument that names a bound model replaced by the restored model; its exit code.
 
     The restored files are sealed files in memory. The program finds them by links of the models' own names in a folder
@@ -46,6 +49,7 @@ def run_program(arguments: Sequence[str], key: DeviceKey, *, core_dumps: bool = 
     Args:
         arguments: the program and its arguments.
         key: the device key; wipe it after.
+        licence: of a release, or its path; by default the model's own slots are tried.
         core_dumps: allow core dumps of this process and the program, which would hold the weights.
 
     Raises:
@@ -65,15 +69,15 @@ def run_program(arguments: Sequence[str], key: DeviceKey, *, core_dumps: bool = 
         replaced = list(arguments)
         descriptors: list[int] = []
         for number in bound:
-            link, inherited = stack.enter_context(_restored(Path(arguments[number]), key))
+            link, inherited = stack.enter_context(_restored(Path(arguments[number]), key, licence))
             replaced[number] = str(link)
             descriptors += inherited
         return _wait(subprocess.Popen(replaced, pass_fds=descriptors))  # noqa: S603 (the user's own command)
 
 
 @contextmanager
-def _restored(path: Path, key: DeviceKey) -> Iterator[tuple[Path, list[int]]]:
-    with open_bound(path, key) as bound:
+def _restored(path: Path, key: DeviceKey, licence: LicenceSource | None) -> Iterator[tuple[Path, list[int]]]:
+    with open_bound(path, key, licence=licence) as bound:
         if bound.header.format in _NO_PATHS:
             raise UnsupportedError(
                 f"{path}: programs cannot read {bound.header.format} from memory by path (HDF5 asks for the real one, "

@@ -10,6 +10,7 @@ from typing import Any, Final
 from unclone.errors import FormatError, ParameterError
 from unclone.formats import METADATA_KEY
 from unclone.formats.safetensors import DTYPES
+from unclone.licence import LicenceSource
 from unclone.model import BoundModel, RestoredModel, RestoredTensor, open_bound, restore
 from unclone.records import DeviceKey
 from unclone.runtime.arrays import array_of
@@ -20,7 +21,9 @@ _FORMATS: Final = ("safetensors", "safetensors-index")
 _FRAMEWORKS: Final = {"numpy": "numpy", "np": "numpy", "pt": "torch", "torch": "torch", "pytorch": "torch"}
 
 
-def load_file(path: str | os.PathLike[str], key: DeviceKey, *, framework: str = "numpy") -> dict[str, Any]:
+def load_file(
+    path: str | os.PathLike[str], key: DeviceKey, *, framework: str = "numpy", licence: LicenceSource | None = None
+) -> dict[str, Any]:
     """The true weights of a bound safetensors model, by name; nothing is written to disk.
 
     Replaces ``safetensors.numpy.load_file(path)`` and ``safetensors.torch.load_file(path)``. The tensors share one
@@ -29,6 +32,7 @@ def load_file(path: str | os.PathLike[str], key: DeviceKey, *, framework: str = 
     Args:
         path: the bound file, the bound index of a sharded model, or its folder.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         framework: ``"numpy"`` or ``"torch"``.
 
     Raises:
@@ -37,7 +41,7 @@ def load_file(path: str | os.PathLike[str], key: DeviceKey, *, framework: str = 
         UncloneError: as ``unclone.restore``.
     """
     kind = _framework(framework)
-    restored = _checked(restore(path, key))
+    restored = _checked(restore(path, key, licence=licence))
     return {name: _tensor(tensor, kind) for name, tensor in restored.items()}
 
 
@@ -50,7 +54,14 @@ def arrays_of(restored: RestoredModel) -> dict[str, Any]:
     return {name: array_of(tensor) for name, tensor in _checked(restored).items()}
 
 
-def safe_open(path: str | os.PathLike[str], key: DeviceKey, framework: str = "numpy", device: str = "cpu") -> SafeOpen:
+def safe_open(
+    path: str | os.PathLike[str],
+    key: DeviceKey,
+    framework: str = "numpy",
+    device: str = "cpu",
+    *,
+    licence: LicenceSource | None = None,
+) -> SafeOpen:
     """Open a bound safetensors model to restore single tensors: only what is asked for is read, verified and unmasked.
 
     Replaces ``safetensors.safe_open(path, framework, device)``; slot, header and everything beside the weights are
@@ -59,6 +70,7 @@ def safe_open(path: str | os.PathLike[str], key: DeviceKey, framework: str = "nu
     Args:
         path: the bound file, the bound index of a sharded model, or its folder.
         key: the device key; it may be wiped while the model is open.
+        licence: of a release, or its path; by default the model's own slots are tried.
         framework: ``"numpy"`` or ``"pt"``.
         device: where torch tensors go.
 
@@ -69,7 +81,7 @@ def safe_open(path: str | os.PathLike[str], key: DeviceKey, framework: str = "nu
     kind = _framework(framework)
     if kind == "numpy" and device != "cpu":
         raise ParameterError(f"numpy has no device {device!r}; take framework='pt'")
-    bound = open_bound(path, key)
+    bound = open_bound(path, key, licence=licence)
     if bound.header.format not in _FORMATS:
         bound.close()
         raise FormatError(f"a {bound.header.format} model was given where safetensors is needed")

@@ -22,6 +22,7 @@ from unclone.formats.torch_tensors import checkpoint_of
 from unclone.formats.torch_values import StorageRef
 from unclone.formats.torch_zip import pickle_member
 from unclone.formats.zip_directory import Archive
+from unclone.licence import LicenceSource
 from unclone.model import RestoredModel, RestoredTensor, restore
 from unclone.records import DeviceKey
 
@@ -44,12 +45,15 @@ _WRAPPER: Final = "module."
 _NESTS: Final = ("state_dict", "model_state_dict", "model", "net", "weights")
 
 
-def load(path: str | os.PathLike[str], key: DeviceKey, map_location: Any = None) -> Any:
+def load(
+    path: str | os.PathLike[str], key: DeviceKey, map_location: Any = None, *, licence: LicenceSource | None = None
+) -> Any:
     """What ``torch.load(path, map_location, weights_only=True)`` gives, with the true weights.
 
     Args:
         path: a bound .pt/.pth checkpoint, or a bound .safetensors file, which gives a dict of tensors.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         map_location: as of ``torch.load``; tensors that were saved on another device need one where that is missing.
 
     Raises:
@@ -58,7 +62,7 @@ def load(path: str | os.PathLike[str], key: DeviceKey, map_location: Any = None)
         UncloneError: as ``unclone.restore``.
     """
     _torch()  # before the work
-    return object_of(restore(path, key), map_location)
+    return object_of(restore(path, key, licence=licence), map_location)
 
 
 def load_into(
@@ -69,6 +73,7 @@ def load_into(
     strict: bool = True,
     prefix: str = "",
     map_location: Any = None,
+    licence: LicenceSource | None = None,
 ) -> Any:
     """Give a module the true weights of a bound model, as its own parameters and buffers, without a copy.
 
@@ -81,6 +86,7 @@ def load_into(
         module: a ``torch.nn.Module``.
         path: bound .pt/.pth or .safetensors.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         strict: whether names must match exactly.
         prefix: stripped from names that start with it, for example ``"module."`` of ``DataParallel``; others are left
             out.
@@ -96,7 +102,7 @@ def load_into(
         UncloneError: as ``unclone.restore``.
     """
     _torch()
-    tensors = state_dict(restore(path, key), map_location)
+    tensors = state_dict(restore(path, key, licence=licence), map_location)
     if prefix:
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     try:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from unclone.errors import FormatError, MissingExtraError, ParameterError
+from unclone.licence import LicenceSource
 from unclone.model import restore
 from unclone.records import DeviceKey
 from unclone.runtime.torch import tensors_of
@@ -16,7 +17,9 @@ __all__ = ["from_pretrained"]
 _OURS: Final = frozenset(["state_dict", "gguf_file", "pretrained_model_name_or_path", "use_safetensors", "config"])
 
 
-def from_pretrained(cls: Any, folder: str | os.PathLike[str], key: DeviceKey, **kwargs: Any) -> Any:
+def from_pretrained(
+    cls: Any, folder: str | os.PathLike[str], key: DeviceKey, *, licence: LicenceSource | None = None, **kwargs: Any
+) -> Any:
     """A model of transformers on the true weights of a bound folder; nothing is written to disk.
 
     Replaces ``cls.from_pretrained(folder, **kwargs)``. The folder holds the configuration and a bound model, as
@@ -26,6 +29,7 @@ def from_pretrained(cls: Any, folder: str | os.PathLike[str], key: DeviceKey, **
         cls: ``AutoModel``, ``AutoModelForCausalLM`` and so on, or a class of models.
         folder: a local folder; nothing is fetched.
         key: the device key, from ``reconstruct``.
+        licence: of a release, or its path; by default the model's own slots are tried.
         **kwargs: handed on: ``dtype``, ``attn_implementation``, ``device_map`` and so on.
 
     Raises:
@@ -52,7 +56,7 @@ def from_pretrained(cls: Any, folder: str | os.PathLike[str], key: DeviceKey, **
         with torch.device("meta"):
             kind = type(cls.from_config(config, **code))
         kwargs.pop("trust_remote_code", None)
-    restored = restore(place, key)
+    restored = restore(place, key, licence=licence)
     if restored.header.format not in ("safetensors", "safetensors-index"):
         raise FormatError(f"{place} holds a bound {restored.header.format} model where safetensors is needed")
     model = kind.from_pretrained(None, config=config, state_dict=tensors_of(restored), **kwargs)
