@@ -43,9 +43,9 @@ def test_repair_breaks_few_weights_and_not_unclone(task: _Digits, how: str, loss
 
 
 def test_clear_bits_rank_the_magnitudes() -> None:
-    value = np.float32([[8.0, 0.001], [1.0, 0.1]])
-    fresh = {"w": np.float32([[-0.1, 0.4], [0.2, -0.3]])}
+    value = np.array([[8.0, 0.001], [1.0, 0.1]], dtype=np.float32)
+    fresh = {"w": np.array([[-0.1, 0.4], [0.2, -0.3]], dtype=np.float32)}
     start = clear_bits_start(Locked({"w": value}, None, {"patterns": {"w": 0x807FFFFF}}), fresh)["w"]
-    assert np.array_equal(start, np.float32([[-0.4, 0.1], [0.3, -0.2]]))
+    assert np.array_equal(start, np.array([[-0.4, 0.1], [0.3, -0.2]], dtype=np.float32))
     hidden = clear_bits_start(Locked({"w": value}, None, {"patterns": {"w": 0xFFFFFFFF}}), fresh)["w"]
     assert np.array_equal(hidden, fresh["w"])
