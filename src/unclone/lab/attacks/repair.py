@@ -14,7 +14,7 @@ __all__ = ["Repair"]
 _SPREADS = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Repair:
     """Replace every value further than 5 robust standard deviations from the tensor's median, or no number.
 

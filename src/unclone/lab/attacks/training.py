@@ -13,7 +13,7 @@ from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
 __all__ = ["ExponentsKnown", "FineTune", "clear_bits_start"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class FineTune:
     """Zero the outliers, then train."""
 
@@ -30,7 +30,7 @@ class FineTune:
         return Outcome(task.score(weights), weights, seconds=time.process_time() - start)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ExponentsKnown:
     """Take what the clear bits say of each magnitude, scaled as an untrained network is, with signs of one; train."""
 

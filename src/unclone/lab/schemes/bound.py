@@ -23,7 +23,7 @@ class _Secret:
     file: bytes
 
 
-@dataclass(frozen=True)
+@dataclass
 class Unclone:
     """``unclone.bind`` of a safetensors file.
 

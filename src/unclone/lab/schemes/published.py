@@ -20,7 +20,7 @@ def _copy(weights: Weights) -> Weights:
     return {name: value.copy() for name, value in weights.items()}
 
 
-@dataclass(frozen=True)
+@dataclass
 class PaperPad:
     """Whole words at random positions XORed with a pad that is used once (arXiv 2603.10753).
 
@@ -57,7 +57,7 @@ def _xor(weights: Weights, pad: dict[str, Array]) -> Weights:
     return result
 
 
-@dataclass(frozen=True)
+@dataclass
 class ColumnPermutation:
     """The columns of each tensor of two or more axes in a secret order: every value stays in clear."""
 
@@ -84,7 +84,7 @@ class ColumnPermutation:
         return "one move of each weight when it is loaded"
 
 
-@dataclass(frozen=True)
+@dataclass
 class SignFlips:
     """The signs of the ``count`` largest weights of the first tensor of two or more axes (DNL, arXiv 2502.07408)."""
 
@@ -114,7 +114,7 @@ def _flipped(weights: Weights, secret: tuple[str, Array]) -> Weights:
     return result
 
 
-@dataclass(frozen=True)
+@dataclass
 class FewWeights:
     """A few random weights of each tensor made large, their true values kept apart (after NNSplitter, ICML 2023).
 
