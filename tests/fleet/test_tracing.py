@@ -9,7 +9,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from scipy.stats import binom
 
 import unclone
 from unclone.errors import (

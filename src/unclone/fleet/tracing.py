@@ -215,12 +215,13 @@ def trace(
         raise ParameterError("trace needs the ids of the devices to compare")
     deviation = math.sqrt(float(evidence.chips @ evidence.chips))
     suspects: list[Suspect] = []
-    for score, device in best:
+    for score, device in best:  # from the best: once one is not accused, none after it is
         chance = log_tail(evidence.chips, score) / math.log(10)
         fleet = min(0.0, chance + math.log10(count))
         accused = fleet <= math.log10(limit)
-        if accused or len(suspects) < show:
-            suspects.append(Suspect(device, score / deviation if deviation else 0.0, chance, fleet, accused))
+        if not accused and len(suspects) >= show:
+            break
+        suspects.append(Suspect(device, score / deviation if deviation else 0.0, chance, fleet, accused))
     return Trace(tuple(suspects), count, limit, evidence.weights, tuple(evidence.aligned), tuple(evidence.missing))
 
 
