@@ -19,9 +19,11 @@ from unclone.records import DeviceKey, Recipient
 __all__ = [
     "LICENCE_LIMIT",
     "NOTE_LIMIT",
+    "Issuer",
     "Licence",
     "LicenceSource",
     "check_terms",
+    "end_of",
     "issue",
     "load_licence",
     "parse_licence",
@@ -35,6 +37,7 @@ VERSION: Final = 1
 LICENCE_LIMIT: Final = 16 * 2**10
 NOTE_LIMIT: Final = 256
 _FILE_ID_BYTES: Final = 16
+_SEALED: Final = b'","sealed":"'
 _MEMBERS: Final = frozenset(["format", "version", "file_id", "suite", "hint", "sealed", "not_after", "note"])
 _TIME: Final = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z", re.ASCII)
 
@@ -84,6 +87,50 @@ def issue(content_key: bytes, file_id: bytes, to: Recipient, *, not_after: str =
     return Licence(blank.file_id, blank.suite, blank.hint, not_after, note, sealed)
 
 
+class Issuer:
+    """Licences of one release under one set of terms, fast: of the text, only hint and seal differ between devices.
+
+    Args:
+        content_key: the release's, 32 bytes.
+        file_id: the release's.
+        suite: name of the devices' suite.
+        not_after: last second at which they open, RFC 3339 in UTC, or empty.
+        note: the vendor's remark, at most 256 characters.
+
+    Raises:
+        ParameterError: the terms are out of range.
+        UnsupportedError: the suite is unknown.
+    """
+
+    def __init__(self, content_key: bytes, file_id: bytes, suite: str, not_after: str = "", note: str = "") -> None:
+        check_terms(not_after, note)
+        check_suite(suite)
+        self._content_key, self._file_id, self._suite = content_key, file_id, suite
+        # Members are sorted, so hint stands before sealed, and no text of the vendor's before hint.
+        blank = Licence(file_id, suite, bytes(HINT_BYTES), not_after, note)
+        self._terms = _around(_terms(blank), b'"hint":"', 2 * HINT_BYTES)
+        before, after = _around(render_licence(blank), b'"hint":"', 2 * HINT_BYTES)
+        between, end = after[: after.rindex(_SEALED) + len(_SEALED)], after[after.rindex(_SEALED) + len(_SEALED) :]
+        self._text = before, between, end
+
+    def issue(self, public: bytes) -> bytes:
+        """The licence's file for the owner of a public key.
+
+        Raises:
+            RecordError: the public key is none.
+        """
+        hint = slot_hint(public, self._file_id).hex().encode("ascii")
+        sealed = seal_licence(self._content_key, public, hint.join(self._terms), self._suite)
+        before, between, end = self._text
+        return b"".join((before, hint, between, canonical.b64encode(sealed).encode("ascii"), end))
+
+
+def _around(text: bytes, mark: bytes, length: int) -> tuple[bytes, bytes]:
+    """What stands before and behind ``length`` bytes that follow the first ``mark``."""
+    start = text.index(mark) + len(mark)
+    return text[:start], text[start + length :]
+
+
 def unseal(licence: LicenceSource, key: DeviceKey, file_id: bytes, *, now: datetime | None = None) -> bytes:
     """The content key in a licence, 32 bytes.
 
@@ -119,6 +166,11 @@ def check_terms(not_after: str, note: str) -> None:
         _check_terms(not_after, note)
     except CanonicalError as problem:
         raise ParameterError(str(problem)) from None
+
+
+def end_of(not_after: str) -> int:
+    """The end of a licence in seconds since 1970 UTC, 0 for none."""
+    return int(_parsed_time(not_after).timestamp()) if not_after else 0
 
 
 def render_licence(licence: Licence) -> bytes:

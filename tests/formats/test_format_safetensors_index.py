@@ -255,3 +255,48 @@ def test_damaged_indices(bound: Path, key: DeviceKey, data: st.DataObject) -> No
                 unclone.restore(bound, key)
     finally:
         (bound / INDEX).write_bytes(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["model.onnx_data", "old.safetensors.bak", "all.zip", "weights", "w.pdparams", "x.part"]
+)
+def test_what_may_be_weights_is_not_copied(folder: Path, device: Device, tmp_path: Path, name: str) -> None:
+    shutil.copy(folder / SHARDS[0], folder / "tokenizer" / name)
+    with pytest.raises(UnsupportedError, match=name):
+        unclone.bind(folder, device, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_hidden_folders_are_not_copied(folder: Path, device: Device, tmp_path: Path) -> None:
+    for place in (".git/lfs/objects/ab/abcdef", ".cache/huggingface/download/x.incomplete"):
+        (folder / place).parent.mkdir(parents=True)
+        shutil.copy(folder / SHARDS[0], folder / place)
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs")
+    unclone.bind(folder, device, tmp_path / "out")
+    assert {item.name for item in (tmp_path / "out").iterdir() if item.name.startswith(".")} == {".gitattributes"}
+
+
+def test_linked_folders_are_refused(folder: Path, device: Device, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FormatError, match="link"):
+        unclone.bind(folder, device, tmp_path / "out")
+
+
+def test_force_replaces_no_foreign_folder(folder: Path, device: Device, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("x")
+    with pytest.raises(OutputError, match="no folder of a bound model"):
+        unclone.bind(folder, device, home, force=True)
+    shutil.copytree(folder, tmp_path / "ordinary")
+    with pytest.raises(OutputError, match="no folder of a bound model"):
+        unclone.bind(folder, device, tmp_path / "ordinary", force=True)
+    assert (home / "thesis.txt").read_text() == "x"
+    assert (tmp_path / "ordinary" / SHARDS[0]).read_bytes() == (folder / SHARDS[0]).read_bytes()
+
+
+def test_an_index_may_start_with_a_blank(folder: Path, device: Device, key: DeviceKey, tmp_path: Path) -> None:
+    (folder / INDEX).write_text("\n " + (folder / INDEX).read_text())
+    unclone.bind(folder, device, tmp_path / "out")
+    assert set(unclone.restore(tmp_path / "out", key)) == set(everything(folder))

@@ -89,3 +89,31 @@ def test_generation_settings_come_along(device: Device, key: DeviceKey, tmp_path
     model.save_pretrained(tmp_path / "plain")
     unclone.bind(tmp_path / "plain", device, tmp_path / "bound")
     assert from_pretrained(auto, tmp_path / "bound", key).generation_config.max_length == 77
+
+
+@pytest.mark.filterwarnings("default")
+def test_arguments_that_go_to_the_configuration(device: Device, key: DeviceKey, tmp_path: Path) -> None:
+    transformers.BertModel(NETWORKS["bert"][1]()).save_pretrained(tmp_path / "plain")
+    unclone.bind(tmp_path / "plain", device, tmp_path / "bound")
+    model, said = from_pretrained(
+        transformers.AutoModelForSequenceClassification,
+        tmp_path / "bound",
+        key,
+        num_labels=7,
+        dtype="auto",
+        output_loading_info=True,
+    )
+    assert model.classifier.out_features == 7
+    assert model.name_or_path == str(tmp_path / "bound")
+    assert set(said["missing_keys"]) == {"classifier.weight", "classifier.bias"}
+
+
+@pytest.mark.filterwarnings("default")
+def test_no_model_and_no_configuration(device: Device, key: DeviceKey, tmp_path: Path) -> None:
+    transformers.BertModel(NETWORKS["bert"][1]()).save_pretrained(tmp_path / "plain")
+    unclone.bind(tmp_path / "plain", device, tmp_path / "bound")
+    with pytest.raises(ParameterError, match="no class of models"):
+        from_pretrained(transformers.AutoConfig, tmp_path / "bound", key)
+    (tmp_path / "bound" / "config.json").write_text("{nope")
+    with pytest.raises(FormatError, match=r"config\.json"):
+        from_pretrained(transformers.AutoModel, tmp_path / "bound", key)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from unclone.cli.fleet_verbs import DEFAULT, Database, group, opened
 from unclone.cli.output import JsonFlag, emit, table
-from unclone.errors import InputError, ParameterError
+from unclone.errors import InputError
 
 __all__ = ["register"]
 
@@ -17,7 +18,7 @@ _LIST_LIMIT: Final = 1 << 30
 _PAGE: Final = 10_000
 
 
-def register(group: typer.Typer) -> None:
+def register() -> None:
     """Add the verb to the group ``fleet``."""
     group.command()(trace)
 
@@ -29,9 +30,9 @@ def trace(
     source: Annotated[
         str, typer.Option(metavar="URI", help="What opens it: a provider or a PUF, for example passphrase: or tpm:.")
     ],
-    db: Annotated[str, typer.Option(metavar="URL", help="Registry: every device in it is compared.")] = "",
+    db: Database = DEFAULT,
     devices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead of a registry: ids of devices, one on a line.")
+        Path | None, typer.Option(metavar="FILE", help="Instead of a registry: ids of devices, one on each line.")
     ] = None,
     limit: Annotated[float, typer.Option(metavar="P", help="Accepted probability of any false accusation.")] = 1e-6,
     strength: Annotated[float, typer.Option(help="Strength that was given when the model was fingerprinted.")] = 0.01,
@@ -41,8 +42,6 @@ def trace(
     import unclone
     from unclone.fleet import tracing
 
-    if bool(db) == (devices is not None):
-        raise ParameterError("say which devices to compare: --db URL, or --devices FILE")
     with unclone.reconstruct(trace_key, source) as key:
         names = _listed(devices) if devices is not None else _registered(db)
         found = tracing.trace(leaked, original, key, names, limit=limit, strength=strength)
@@ -105,12 +104,11 @@ def _listed(path: Path) -> Iterator[str]:
 
 def _registered(url: str) -> Iterator[str]:
     """Key digests of a registry's devices and machines, of revoked ones too: those are the first to suspect."""
-    import sqlalchemy as sa
+    with opened(url) as registry:
+        import sqlalchemy as sa  # after the registry, which knows which extra is missing
 
-    from unclone.fleet.registry import open_registry  # before sqlalchemy: it knows which extra is missing
-    from unclone.fleet.schema import devices, machines
+        from unclone.fleet.schema import devices, machines
 
-    with open_registry(url) as registry:
         for kind in (devices, machines):
             after = 0
             while True:
@@ -125,9 +123,7 @@ def _registered(url: str) -> Iterator[str]:
 
 def _labels(url: str, found: list[str]) -> dict[str, str]:
     """The vendor's names of devices and machines, by key digest in hex."""
-    from unclone.fleet.registry import open_registry
-
-    with open_registry(url) as registry:
+    with opened(url) as registry:
         keys = {name: bytes.fromhex(name) for name in found}
         rows = {name: registry.device(key) or registry.machine(key) for name, key in keys.items()}
     return {name: row.name for name, row in rows.items() if row is not None}

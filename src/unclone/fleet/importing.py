@@ -30,6 +30,8 @@ from unclone.machine.file import MACHINE_LIMIT
 __all__ = ["Imported", "import_path", "read_records"]
 
 LINE_LIMIT: Final = MACHINE_LIMIT
+_DEVICE_LINE: Final = b'{"type":"device","record":'
+_BARE_DEVICE: Final = b'{"digest":"'  # canonical records begin so
 _LINES: Final = 250  # lines that a worker parses at a time
 _SQLITE: Final = b"SQLite format 3\0"
 _ERRORS_KEPT: Final = 20
@@ -188,15 +190,21 @@ def _parse_chunk(skip_bad: bool, chunk: list[tuple[str, bytes]]) -> list[Item]:
 
 
 def _parse_line(line: bytes) -> tuple[str, Any]:
+    line = line.strip()
+    if line.startswith(_DEVICE_LINE) and line.endswith(b"}"):  # as exports have it: no need to parse it twice
+        return "device", pack_record("device", line[len(_DEVICE_LINE) : -1])
+    if line.startswith(_BARE_DEVICE):
+        return "device", pack_record("device", line)
     try:
         value = canonical.parse(line)
         if not isinstance(value, dict):
             raise CanonicalError("not an object")
-        if "format" in value and "type" not in value:  # a bare record
-            return _parse_record("machine" if value["format"] == MACHINE_FORMAT else "device", value)
+        if "format" in value and "type" not in value:
+            kind = "machine" if value["format"] == MACHINE_FORMAT else "device"
+            return kind, pack_record(kind, line)
         kind = value.pop("type", None)
         if kind in ("device", "machine"):
-            return _parse_record(kind, value.get("record"))
+            return kind, pack_record(kind, canonical.encode(value.get("record")))
         if kind not in FIELDS:
             raise CanonicalError("its type is none of device, machine, " + ", ".join(FIELDS))
         return kind, _checked(value, FIELDS[kind])
@@ -206,11 +214,6 @@ def _parse_line(line: bytes) -> tuple[str, Any]:
         if isinstance(problem, InputError):
             raise
         raise RecordError("not JSON") from None
-
-
-def _parse_record(kind: str, record: Any) -> tuple[str, Packed]:
-    text = canonical.encode(record)
-    return kind, pack_record(kind, text)
 
 
 def _checked(value: Mapping[str, Any], fields: Mapping[str, type]) -> dict[str, Any]:

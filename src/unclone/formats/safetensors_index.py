@@ -97,7 +97,7 @@ class _Index:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.raw = read_bounded(path, _INDEX_LIMIT, FormatError)
-        self.value = parse_json(path, self.raw)
+        self.value = parse_json(path, self.raw.lstrip(b" \t\r\n"))
         metadata, names = self.value.get(_METADATA, {}), self.value.get(_MAP)
         if not isinstance(metadata, dict) or not isinstance(names, dict) or not names:
             raise FormatError(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from unclone.errors import FormatError, OutputError, UnsupportedError
+from unclone.errors import FormatError, InputError, OutputError, UnsupportedError
 from unclone.formats import detect
 from unclone.formats.safetensors_index import SUFFIX
 from unclone.records import Header
@@ -17,11 +17,13 @@ from unclone.records import Header
 __all__ = ["bind_folder", "model_in"]
 
 _SINGLE: Final = "model.safetensors"
-_WEIGHTS: Final = frozenset([
-    ".bin", ".ckpt", ".data", ".engine", ".ggml", ".gguf", ".h5", ".hdf5", ".joblib", ".keras", ".mlmodel", ".msgpack",
-    ".npy", ".npz", ".onnx", ".ot", ".pb", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tflite",
+_COPIED: Final = frozenset([
+    ".bpe", ".cfg", ".csv", ".gif", ".html", ".ini", ".jinja", ".jpeg", ".jpg", ".json", ".jsonl", ".md", ".merges",
+    ".model", ".png", ".py", ".rst", ".spm", ".svg", ".tiktoken", ".toml", ".tsv", ".txt", ".vocab", ".webp", ".yaml",
+    ".yml",
 ])  # fmt: skip
-"""Endings of files that may hold weights: none of them is copied in clear."""
+"""Endings of what stands beside weights: configurations, vocabularies, code, pages. Others may be weights."""
+_COPIED_NAMES: Final = frozenset(["license", "licence", "notice", "readme", "copying", ".gitattributes", ".gitignore"])
 
 
 def model_in(folder: Path) -> Path:
@@ -56,7 +58,7 @@ def bind_folder(folder: Path, output: Path, *, force: bool, bind: Callable[[Path
     Raises:
         FormatError: no model, or several.
         UnsupportedError: the folder holds other files that may be weights; they would stay in clear.
-        OutputError: ``output`` exists, or lies in the folder.
+        OutputError: ``output`` exists, lies in the folder, or is, with ``force``, no folder of a bound model.
     """
     model = model_in(folder)
     others = _others(folder, model)
@@ -78,22 +80,30 @@ def bind_folder(folder: Path, output: Path, *, force: bool, bind: Callable[[Path
 
 
 def _others(folder: Path, model: Path) -> list[Path]:
-    """What is copied as it is."""
+    """What is copied as it is. What is hidden is not: Git and the hub's client keep weights there."""
     bound = {path.resolve() for path in detect(model).layout(model).files}
     others = []
-    for place, _, names in os.walk(folder):
-        for name in sorted(names):
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [name for name in folders if (Path(place) / name).is_symlink()]
+        for name in (*links, *sorted(names)):
             item = Path(place) / name
-            if item.resolve() in bound:
+            if item.resolve() in bound or (name.startswith(".") and name not in _COPIED_NAMES):
                 continue
-            if item.suffix.lower() in _WEIGHTS or name.lower().endswith(SUFFIX):
-                raise UnsupportedError(
-                    f"{folder} also holds {item.relative_to(folder)}, which would stay in clear; remove it"
-                )
             if not item.is_file() or not item.resolve().is_relative_to(folder.resolve()):
                 raise FormatError(f"{item} is no file of this folder (a link?); copy the folder with cp -rL")
+            if not _is_no_weights(name):
+                raise UnsupportedError(
+                    f"{folder} also holds {item.relative_to(folder)}, which may be weights and would stay in clear; "
+                    "remove it"
+                )
             others.append(item)
     return others
+
+
+def _is_no_weights(name: str) -> bool:
+    name = name.lower()
+    return not name.endswith(SUFFIX) and (Path(name).suffix in _COPIED or name in _COPIED_NAMES)
 
 
 def _check_target(folder: Path, output: Path, *, force: bool) -> None:
@@ -103,8 +113,21 @@ def _check_target(folder: Path, output: Path, *, force: bool) -> None:
         raise OutputError(f"{output} and {folder} lie in each other; bind into another folder")
     if output.is_dir() and not force:
         raise OutputError(f"{output} exists; give --force (force=True) to replace it")
+    if output.is_dir() and not _is_bound(output):
+        raise OutputError(f"{output} is no folder of a bound model, so --force does not replace it; name another one")
     if not output.parent.is_dir():
         raise OutputError(f"the folder {output.parent} does not exist")
+
+
+def _is_bound(folder: Path) -> bool:
+    """Whether a folder is empty or a bound model's: nothing else is ever replaced."""
+    if not any(folder.iterdir()):
+        return True
+    try:
+        model = model_in(folder)
+        return detect(model).layout(model).header is not None
+    except InputError:
+        return False
 
 
 def _publish(building: Path, output: Path) -> None:
@@ -112,5 +135,10 @@ def _publish(building: Path, output: Path) -> None:
     old = output.parent / f"{building.name}.old"
     if output.is_dir():
         output.rename(old)
-    building.rename(output)
+    try:
+        building.rename(output)
+    except OSError:
+        if old.exists():
+            old.rename(output)
+        raise
     shutil.rmtree(old, ignore_errors=True)

@@ -14,7 +14,10 @@ from unclone.runtime.torch import tensors_of
 
 __all__ = ["from_pretrained"]
 
-_OURS: Final = frozenset(["state_dict", "gguf_file", "pretrained_model_name_or_path", "use_safetensors", "config"])
+_OURS: Final = frozenset([
+    "state_dict", "gguf_file", "pretrained_model_name_or_path", "use_safetensors", "config", "subfolder", "variant",
+    "from_tf", "from_flax",
+])  # fmt: skip
 
 
 def from_pretrained(
@@ -30,12 +33,13 @@ def from_pretrained(
         folder: a local folder; nothing is fetched.
         key: the device key, from ``reconstruct``.
         licence: of a release, or its path; by default the model's own slots are tried.
-        **kwargs: handed on: ``dtype``, ``attn_implementation``, ``device_map`` and so on.
+        **kwargs: handed on: ``dtype``, ``attn_implementation``, ``device_map``, ``output_loading_info``, entries of the
+            configuration and so on.
 
     Raises:
         MissingExtraError: transformers or torch is not installed.
-        ParameterError: an argument that names other weights.
-        FormatError: the folder holds no configuration, or a bound model of another format.
+        ParameterError: an argument that names other weights, or ``cls`` is no class of models.
+        FormatError: the folder holds no configuration that transformers can read, or a bound model of another format.
         UncloneError: as ``unclone.restore``.
     """
     try:
@@ -49,17 +53,29 @@ def from_pretrained(
     place = Path(folder)
     if not (place / "config.json").is_file():
         raise FormatError(f"{place} holds no config.json; from_pretrained takes the folder of a bound model")
-    code = {name: kwargs[name] for name in ("trust_remote_code",) if name in kwargs}
-    config = transformers.AutoConfig.from_pretrained(place, local_files_only=True, **code)
-    kind = cls
+    if not isinstance(cls, type) or not (issubclass(cls, transformers.PreTrainedModel) or hasattr(cls, "from_config")):
+        raise ParameterError(f"{cls!r} is no class of models, such as AutoModel")
+    code = {name: kwargs.pop(name) for name in ("trust_remote_code",) if name in kwargs}
+    # "auto" is a word of the loader, not a dtype that a configuration could have.
+    auto = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if isinstance(kwargs.get(name), str)}
+    kwargs.pop("local_files_only", None)
+    try:
+        config, kwargs = transformers.AutoConfig.from_pretrained(
+            place, local_files_only=True, return_unused_kwargs=True, **code, **kwargs
+        )
+    except (OSError, ValueError) as problem:
+        raise FormatError(f"transformers cannot read {place / 'config.json'}: {problem}") from None
+    kwargs |= auto
+    kind: Any = cls
     if not issubclass(cls, transformers.PreTrainedModel):
         with torch.device("meta"):
-            kind = type(cls.from_config(config, **code))
-        kwargs.pop("trust_remote_code", None)
+            kind = type(kind.from_config(config, **code))
     restored = restore(place, key, licence=licence)
     if restored.header.format not in ("safetensors", "safetensors-index"):
         raise FormatError(f"{place} holds a bound {restored.header.format} model where safetensors is needed")
-    model = kind.from_pretrained(None, config=config, state_dict=tensors_of(restored), **kwargs)
+    loaded = kind.from_pretrained(None, config=config, state_dict=tensors_of(restored), **kwargs)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    model.name_or_path = model.config.name_or_path = os.fspath(folder)
     if model.can_generate() and (place / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(place, local_files_only=True)
-    return model
+    return loaded
