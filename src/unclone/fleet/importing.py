@@ -21,7 +21,7 @@ from unclone.errors import InputError, ReconstructionError, RecordError
 from unclone.files import read_bounded
 from unclone.fleet.bulk import in_parallel
 from unclone.fleet.exporting import FIELDS, export_lines
-from unclone.fleet.registry import Registry, batches, open_registry
+from unclone.fleet.registry import BATCH, Registry, batches, open_registry
 from unclone.fleet.rows import REVOKED, LicenceRow, ModelRow, Packed, ReleaseRow, pack_record
 from unclone.fleet.writing import Counts, Writer
 from unclone.machine.file import FORMAT as MACHINE_FORMAT
@@ -60,6 +60,7 @@ def import_path(
     backend: str = "loky",
     scheduler: str = "",
     progress: Callable[[int], None] | None = None,
+    batch: int = BATCH,
 ) -> Imported:
     """Import a record, a folder of records, JSON lines, CSV (with a ``record`` column), or another SQLite registry.
 
@@ -71,6 +72,7 @@ def import_path(
         backend: of joblib.
         scheduler: of Dask or Ray.
         progress: called with the number of lines taken so far.
+        batch: lines in one transaction.
 
     Raises:
         InputError: the path cannot be read, or a line cannot be taken and not ``skip_bad``; the message names file and
@@ -78,11 +80,11 @@ def import_path(
     """
     if path.is_file() and _starts_with(path, _SQLITE):
         with open_registry(str(path)) as other:
-            return _Import(registry, skip_bad, progress).run(_from_registry(other))
+            return _Import(registry, skip_bad, progress, batch).run(_from_registry(other))
     chunks = batches(_lines(path), _LINES)
     parse = partial(_parse_chunk, skip_bad)
     parsed = in_parallel(parse, chunks, workers=workers, backend=backend, scheduler=scheduler)
-    return _Import(registry, skip_bad, progress).run(item for chunk in parsed for item in chunk)
+    return _Import(registry, skip_bad, progress, batch).run(item for chunk in parsed for item in chunk)
 
 
 def read_records(paths: Iterable[Path]) -> list[Packed]:
@@ -242,9 +244,10 @@ def _from_registry(other: Registry) -> Iterator[Item]:
 class _Import:
     """Takes parsed items in, ``BATCH`` in a transaction."""
 
-    def __init__(self, registry: Registry, skip_bad: bool, progress: Callable[[int], None] | None) -> None:
+    def __init__(self, registry: Registry, skip_bad: bool, progress: Callable[[int], None] | None, batch: int) -> None:
         self._registry = registry
         self._skip_bad = skip_bad
+        self._batch = batch
         self._progress = progress
         self._counts: dict[str, Counts] = {}
         self._skipped = 0
@@ -252,7 +255,7 @@ class _Import:
 
     def run(self, items: Iterable[Item]) -> Imported:
         done = 0
-        for batch in batches(items):
+        for batch in batches(items, self._batch):
             try:
                 counts = self._take(batch)
             except InputError:
