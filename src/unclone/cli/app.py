@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from unclone._version import __version__
-from unclone.cli import device_verbs, fleet_verbs, lab_verbs, machine_verbs, model_verbs, trace_verbs
+from unclone.cli import device_verbs, fleet_verbs, lab_verbs, machine_verbs, model_verbs, release_verbs, trace_verbs
 from unclone.errors import UncloneError
 
 __all__ = ["app", "run"]
@@ -31,6 +31,7 @@ device_verbs.register(app)
 model_verbs.register(app)
 machine_verbs.register(app)
 fleet_verbs.register(app)
+release_verbs.register()
 trace_verbs.register()
 lab_verbs.register(app)
 

@@ -188,7 +188,11 @@ def describe_device(output: Path, device: Device) -> str:
     """The public facts of a record, as lines for people."""
     report = device.report
     if device.root != "puf":
-        rows = [("record", str(output)), ("root", f"{device.root}, not a PUF"), ("public key", device.public_key.hex())]
+        rows = [
+            ("record", str(output)),
+            ("root", f"{device.root}, not a PUF"),
+            ("public key", _shown(device.public_key)),
+        ]
         return "\n".join([table(rows), *(f"note: {text}" for text in report.notes)])
     rows = [
         ("record", str(output)),
@@ -205,3 +209,9 @@ def describe_device(output: Path, device: Device) -> str:
         ("predicted failure", f"1e{report.failure_log10_milli / 1e3:.1f} for one reconstruction"),
     ]
     return "\n".join([table(rows), *(f"note: {text}" for text in report.notes)])
+
+
+def _shown(public_key: bytes) -> str:
+    """A public key for people: a hybrid one would fill the screen."""
+    text = public_key.hex()
+    return text if len(text) <= 64 else f"{text[:32]}... ({len(public_key):,} bytes)"

@@ -20,6 +20,7 @@ __all__ = ["KeyProvider", "Provided", "find_provider", "list_providers", "take_f
 
 _GROUP: Final = "unclone.providers"
 _BUILT_IN: Final = {
+    "pkcs11": ("unclone.providers.pkcs11:open_pkcs11", "pkcs11", "pkcs11"),
     "passphrase": ("unclone.providers.passphrase:open_passphrase", "cryptography", ""),
     "tpm": ("unclone.providers.tpm:open_tpm", "tpm2_pytss", "tpm"),
 }
