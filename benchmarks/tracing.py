@@ -20,8 +20,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from unclone.fleet.tracing import STRENGTH, fingerprinted
-from unclone.fleet.tracing_bound import Scorer, log_tail
-from unclone.fleet.tracing_code import Carrier, codeword, codewords, signs
+from unclone.fleet.tracing_bound import COALITIONS, Scorer, log_chance, log_tail, weightings
+from unclone.fleet.tracing_code import Carrier, codewords
 from unclone.fleet.tracing_evidence import gather, open_leak
 from unclone.fleet.tracing_places import find_places
 from unclone.keys import trace_keys
@@ -44,6 +44,7 @@ class Bench:
         save_file(self.weights, self.original)
         self.places = find_places(self.original)
         self.keys = trace_keys(KEY, self.places.digest)
+        self.carrier = Carrier(self.keys)
         self.copies = {}
 
     def copy(self, device):
@@ -56,13 +57,13 @@ class Bench:
     def evidence(self, weights):
         path = self.folder / "leak.safetensors"
         save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, path)
-        return gather(self.original, self.places, open_leak(path), Carrier(self.keys), self.strength).chips
+        return gather(self.original, self.places, open_leak(path), self.carrier, self.strength).despread(self.carrier)
 
     def bounds(self, weights, devices):
         """log10 of each device's bound over the fleet."""
-        chips = self.evidence(weights)
-        scores = [float(signs(codeword(self.keys, device)).astype(float) @ chips) for device in devices]
-        return [min(0.0, log_tail(chips, score) / math.log(10) + math.log10(FLEET)) for score in scores]
+        weighted = weightings(self.evidence(weights), self.carrier.means)
+        chances = (log_chance(device, weighted, self.carrier, self.keys) for device in devices)
+        return [min(0.0, chance / math.log(10) + math.log10(FLEET)) for chance in chances]
 
 
 def each(function):
@@ -238,23 +239,37 @@ def innocent(bench, count):
         "pruned 90%": pruned(0.9)(bench.copy("guilty-0")),
     }
     rows = {}
+    means = bench.carrier.means
     for name, leak in leaks.items():
-        chips = bench.evidence(leak)
-        scorer, best = Scorer(chips), []
-        unit = np.abs(chips).max()
-        for start in range(0, count, 1000):
-            words = codewords(bench.keys, [f"innocent-{number}" for number in range(start, min(start + 1000, count))])
-            best += scorer.scores(words).tolist()
-        levels = {}
-        for level in (1e-2, 1e-3, 1e-4):
-            low, high = 0.0, 20 * float(np.linalg.norm(chips))  # the least score whose bound is below the level
-            for _ in range(60):
-                middle = (low + high) / 2
-                low, high = (middle, high) if log_tail(chips, middle) > math.log(level) else (low, middle)
-            levels[f"{level:g}"] = int(np.sum(np.array(best) * unit >= high))
-        top = min(0.0, log_tail(chips, max(best) * unit) / math.log(10) + math.log10(count))
-        rows[name] = {"devices": count, "reached": levels, "best_log10_fleet": round(top, 2), "accused": int(top <= -6)}
+        weighted = weightings(bench.evidence(leak), means)
+        scorers = [Scorer(chips, means) for chips in weighted]
+        scores = [[] for _ in scorers]
+        for start in range(0, count, 64):
+            devices = [f"innocent-{number}" for number in range(start, min(start + 64, count))]
+            words = codewords(bench.keys, devices, bench.carrier.shares)
+            for row, scorer in zip(scores, scorers, strict=True):
+                row += scorer.scores(words).tolist()
+        for size, chips, row in zip(COALITIONS, weighted, scores, strict=True):
+            found = np.array(row) * np.abs(chips).max()
+            levels = {f"{p:g}": int(np.sum(found >= least_score(chips, means, p))) for p in (1e-2, 1e-3, 1e-4)}
+            top = min(0.0, (log_tail(chips, means, found.max()) + math.log(len(weighted))) / math.log(10))
+            fleet = min(0.0, top + math.log10(count))
+            rows[f"{name}, weighted for {size}"] = {
+                "devices": count,
+                "reached": levels,
+                "best_log10_fleet": round(fleet, 2),
+                "accused": int(fleet <= -6),
+            }
     return rows
+
+
+def least_score(chips, means, level):
+    """The least score whose bound is within ``level``."""
+    low, high = 0.0, 20 * float(np.linalg.norm(chips))
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if log_tail(chips, means, middle) > math.log(level) else (low, middle)
+    return high
 
 
 def large(millions, folder, devices=FLEET):
@@ -302,8 +317,8 @@ def main():
             bench = Bench(task, folder)
             result[task] = {
                 "weights": sum(place.count for place in bench.places.places),
-                "accuracy": accuracy(task, folder),
-                "robustness": robustness(Bench(task, folder), options.trials),
+                "accuracy": accuracy(task, folder) if options.trials else {},
+                "robustness": robustness(Bench(task, folder), options.trials) if options.trials else {},
             }
         if options.innocent and options.tasks:
             result["innocent"] = innocent(Bench(options.tasks[0], folder), options.innocent)

@@ -79,12 +79,15 @@ def each(weights: Tensors, function: Callable[[np.ndarray], np.ndarray]) -> Tens
 # --- the fingerprint ---------------------------------------------------------------------------------------------
 
 
-def test_a_copy_differs_in_its_float_matrices_alone_and_by_one_step(model: Path, copies: list[Tensors]) -> None:
+def test_a_copy_differs_in_its_float_matrices_alone_and_by_small_steps(model: Path, copies: list[Tensors]) -> None:
     original = load_file(model)
     for name, value in copies[0].items():
         if name in SHAPES:
             step = STRENGTH * np.sqrt(np.mean(original[name].astype(float) ** 2))
-            np.testing.assert_allclose(np.abs(value - original[name]), step, rtol=1e-3)
+            moved = np.abs(value - original[name])
+            assert np.sqrt(np.mean(moved.astype(float) ** 2)) == pytest.approx(step, rel=0.05)
+            assert moved.min() > 0
+            assert moved.max() < 3 * step
         else:
             np.testing.assert_array_equal(value, original[name])
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from unclone.errors import NoWeightsError, OutputError, ParameterError
 from unclone.files import atomic_output, check_output
-from unclone.fleet.tracing_bound import best_devices, log_tail
-from unclone.fleet.tracing_code import Carrier, codeword, signs
+from unclone.fleet.tracing_bound import best_devices
+from unclone.fleet.tracing_code import Carrier, codeword
 from unclone.fleet.tracing_evidence import gather, open_leak
 from unclone.fleet.tracing_places import (
     FLOATS,
@@ -112,11 +112,12 @@ def fingerprinted(
     places = find_places(source)
     check_carriers(source, places)
     keys = trace_keys(trace_key, places.digest)
-    steps = signs(codeword(keys, device_id))
+    carrier = Carrier(keys)
+    steps = carrier.steps(codeword(keys, device_id, carrier.shares))
     with source.open("rb") as original, atomic_output(target, force=force) as stream:
         shutil.copyfileobj(original, stream, 1 << 20)
         stream.flush()
-        writer = _Writer(original, stream, Carrier(keys), np.concatenate([steps, -steps]))
+        writer = _Writer(original, stream, carrier, np.concatenate([steps, -steps]))
         changed = sum(writer.move(place, strength) for place in places.places)
         places.format.mend(places.layout, [stream])
     return Fingerprint(sum(place.count for place in places.places), changed, places.left)
@@ -207,21 +208,20 @@ def trace(
     check_carriers(source, places)
     leak = open_leak(Path(leaked))
     keys = trace_keys(trace_key, places.digest)
-    evidence = gather(source, places, leak, Carrier(keys), strength)
+    carrier = Carrier(keys)
+    evidence = gather(source, places, leak, carrier, strength)
     if not evidence.weights:
         raise NoWeightsError(f"{leaked} has no float tensor of {original}: name and shape must be the same")
-    count, best = best_devices(evidence.chips, keys, devices)
+    count, standings = best_devices(evidence.despread(carrier), carrier, keys, devices)
     if not count:
         raise ParameterError("trace needs the ids of the devices to compare")
-    deviation = math.sqrt(float(evidence.chips @ evidence.chips))
     suspects: list[Suspect] = []
-    for score, device in best:  # from the best: once one is not accused, none after it is
-        chance = log_tail(evidence.chips, score) / math.log(10)
+    for standing in standings:
+        chance = standing.log_chance / math.log(10)
         fleet = min(0.0, chance + math.log10(count))
         accused = fleet <= math.log10(limit)
-        if not accused and len(suspects) >= show:
-            break
-        suspects.append(Suspect(device, score / deviation if deviation else 0.0, chance, fleet, accused))
+        if accused or len(suspects) < show:
+            suspects.append(Suspect(standing.device, standing.deviations, chance, fleet, accused))
     return Trace(tuple(suspects), count, limit, evidence.weights, tuple(evidence.aligned), tuple(evidence.missing))
 
 
@@ -242,7 +242,7 @@ class _Writer:
         self._original = original
         self._copy = copy
         self._carrier = carrier
-        self._table = table  # sign of the step by the carrier's word
+        self._table = table  # length of the step by the carrier's word
 
     def move(self, place: Place, strength: float) -> int:
         """Move the weights of one tensor; how many changed."""

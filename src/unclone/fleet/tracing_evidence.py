@@ -24,6 +24,7 @@ __all__ = ["Evidence", "Leak", "gather", "open_leak"]
 _SAMPLE: Final = 1 << 15
 _SAMPLES: Final = 8
 _CLIP: Final = 3 * 1.4826  # three standard deviations, by the median of magnitudes
+_LONGEST: Final = 3.0  # no weight moves by more steps
 _ALIKE: Final = 0.995
 """A tensor whose correlation with the original is below this (a tenth of it is new) may have been moved about."""
 _STRANGE: Final = 0.1
@@ -47,15 +48,24 @@ class Evidence:
 
     Attributes:
         chips: sums over the weights of each chip, ``float64``, shape ``(CHIPS,)``.
+        reach: what the sums would be for a chip that moved by one step.
         weights: weights that were compared.
         aligned: tensors whose rows or columns had to be put back in order or to scale.
         missing: tensors of the original that the leak does not have, or that resemble nothing in it.
     """
 
     chips: Floats = field(default_factory=lambda: np.zeros(CHIPS))
+    reach: Floats = field(default_factory=lambda: np.zeros(CHIPS))
     weights: int = 0
     aligned: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    def despread(self, carrier: Carrier) -> Floats:
+        """The sums less what chips of the same bias have in common: a coalition shifts those together."""
+        shift = np.bincount(carrier.shares, weights=self.chips * self.reach, minlength=256)
+        power = np.bincount(carrier.shares, weights=self.reach**2, minlength=256)
+        common = np.divide(shift, power, out=np.zeros_like(shift), where=power > 0)
+        return self.chips - common[carrier.shares] * self.reach
 
 
 def open_leak(path: Path) -> Leak:
@@ -131,10 +141,12 @@ class _Tensor:
         for block, first, count in blocks(self._place):
             seen = self._difference(first, count, scale)
             words = carrier.words(self._place.index, block, count)
+            chips = words & np.uint16(CHIPS - 1)
             usable = np.isfinite(seen)
             seen = np.where(usable, np.clip(seen, -limit, limit) - mean, 0.0) * gain
             np.negative(seen, out=seen, where=words > np.uint16(CHIPS - 1))
-            evidence.chips += np.bincount(words & np.uint16(CHIPS - 1), weights=seen, minlength=CHIPS)
+            evidence.chips += np.bincount(chips, weights=seen, minlength=CHIPS)
+            evidence.reach += np.bincount(chips[usable], minlength=CHIPS) * (gain * self._step)
             evidence.weights += int(usable.sum())
 
     def _pair(self, first: int, count: int) -> tuple[Floats, Floats]:
@@ -179,7 +191,7 @@ class _Tensor:
         seen = seen[np.isfinite(seen)]
         if not seen.size:
             return 0.0, 0.0, 0.0
-        limit = max(_CLIP * float(np.median(np.abs(seen))), 2 * self._step)
+        limit = max(_CLIP * float(np.median(np.abs(seen))), _LONGEST * self._step)
         seen = np.clip(seen, -limit, limit)
         mean = float(seen.mean())
         return limit, mean, float(np.mean((seen - mean) ** 2))
