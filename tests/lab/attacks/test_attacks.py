@@ -42,6 +42,13 @@ def test_repair_breaks_few_weights_and_not_unclone(task: _Digits, how: str, loss
     assert attack.run(task, strong, labels=0, seed=0, effort=1.0).score < 0.35  # type: ignore[arg-type]
 
 
+def test_zeroing_what_is_implausible_breaks_the_pad(task: _Digits) -> None:
+    pad = SCHEMES["paper-pad"].lock(task.true, 1)
+    assert task.score(pad.weights) < 0.35
+    repaired = Repair("repair", "zero").run(task, pad, labels=0, seed=0, effort=1.0)  # type: ignore[arg-type]
+    assert repaired.score > 0.7
+
+
 def test_clear_bits_rank_the_magnitudes() -> None:
     value = np.array([[8.0, 0.001], [1.0, 0.1]], dtype=np.float32)
     fresh = {"w": np.array([[-0.1, 0.4], [0.2, -0.3]], dtype=np.float32)}

@@ -17,6 +17,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         Repair("repair-zero", "zero"),
         Repair("repair-median", "median"),
         FineTune(),
+        FineTune("fine-tune-rescaled", rescale=True),
         ExponentsKnown(),
     )
 }

@@ -12,6 +12,7 @@ from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
 __all__ = ["Repair"]
 
 _SPREADS = 5.0
+_FEWEST = 8  # of fewer numbers no spread can be told
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Repair:
         return Outcome(task.score(weights), weights, seconds=time.process_time() - start)
 
     def _tensor(self, value: Array) -> Array:
-        if not np.issubdtype(value.dtype, np.floating) or value.ndim < 2:
+        if not np.issubdtype(value.dtype, np.floating) or value.size < _FEWEST:
             return value
         with np.errstate(invalid="ignore"):  # signalling NaNs
             wide = value.astype(np.float64)
