@@ -87,9 +87,11 @@ def consistent(path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--devices", type=int, default=2000)
+    parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(killed_imports(folder, options.kills)))
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        print(json.dumps(killed_imports(folder, options.kills, devices_=options.devices)))
 
 
 if __name__ == "__main__":

@@ -87,6 +87,8 @@ def list_devices(
     """
     if not 1 <= limit <= _PAGE_LIMIT:
         raise ParameterError(f"a page has 1 to {_PAGE_LIMIT:,} rows, not {limit}")
+    if not _is_text(name):
+        return []
     query = sa.select(devices)
     order: list[sa.Column[Any]] = [devices.c.id]
     if key:
@@ -109,6 +111,11 @@ def list_devices(
                 return []
             query = query.where(sa.tuple_(*order) > sa.tuple_(*last) if len(order) > 1 else order[0] > last[0])
         return [DeviceRow(**row) for row in connection.execute(query.order_by(*order).limit(limit)).mappings()]
+
+
+def _is_text(text: str) -> bool:
+    """Whether a name could be in a registry: what comes from a command line or an address need not be Unicode."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _key_range(prefix: str) -> tuple[bytes, bytes]:
@@ -141,7 +148,7 @@ def find_key(registry: Registry, text: str, kinds: tuple[str, ...] = ("device", 
         for kind, table in (("device", devices), ("machine", machines)):
             if kind not in kinds:
                 continue
-            conditions = [table.c.name == text] if text and "\0" not in text else []
+            conditions = [table.c.name == text] if text and _is_text(text) else []
             if len(text) >= 8 and _HEX.fullmatch(text.lower()):
                 conditions.append(table.c.key.between(*_key_range(text)))
             for condition in conditions:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from unclone.canonical import CanonicalError
 from unclone.device_file import RECORD_LIMIT, parse_device, render_device
 from unclone.errors import RecordError, RegistryError
 from unclone.machine import Machine
@@ -33,6 +34,7 @@ __all__ = [
     "unpack_record",
 ]
 
+T = TypeVar("T")
 ACTIVE: Final = "active"
 REVOKED: Final = "revoked"
 HEALTH: Final = ("good", "refresh", "late")
@@ -187,12 +189,12 @@ def pack_device(device: Device) -> Packed:
     Raises:
         RecordError: this is no valid record.
     """
-    return pack_record("device", render_device(device))
+    return pack_record("device", _rendered(render_device, device))
 
 
 def pack_machine(machine: Machine) -> Packed:
     """A machine record as it enters a registry; see ``pack_device``."""
-    return pack_record("machine", render_machine(machine))
+    return pack_record("machine", _rendered(render_machine, machine))
 
 
 def pack_record(kind: str, text: bytes) -> Packed:
@@ -206,6 +208,13 @@ def pack_record(kind: str, text: bytes) -> Packed:
     if kind == "device":
         return _pack_device(parse_device(text), _canonical(text))
     return _pack_machine(parse_machine(text), _canonical(text))
+
+
+def _rendered(render: Callable[[T], bytes], record: T) -> bytes:
+    try:
+        return render(record)
+    except CanonicalError as problem:
+        raise RecordError(f"the record is malformed: {problem}") from None
 
 
 def _canonical(text: bytes) -> bytes:
