@@ -57,7 +57,7 @@ class Bench:
     def evidence(self, weights):
         path = self.folder / "leak.safetensors"
         save_file({name: np.ascontiguousarray(value) for name, value in weights.items()}, path)
-        return gather(self.original, self.places, open_leak(path), self.carrier, self.strength).despread(self.carrier)
+        return gather(self.places, open_leak(path), self.carrier, self.strength).despread(self.carrier)
 
     def bounds(self, weights, devices):
         """log10 of each device's bound over the fleet."""

@@ -17,7 +17,6 @@ from unclone.errors import (
     NoWeightsError,
     OutputError,
     ParameterError,
-    UnsupportedError,
 )
 from unclone.fleet.tracing import STRENGTH, Trace, fingerprinted, trace
 from unclone.fleet.tracing_places import decode, encode
@@ -275,13 +274,23 @@ def test_a_leak_may_be_of_another_format(model: Path, copies: list[Tensors], tmp
     assert accused(trace(leaked, model, KEY, FLEET[:100])) == {FLEET[9]}
 
 
-def test_weights_in_several_files_are_refused_by_name(tmp_path: Path) -> None:
+def test_external_data_is_copied_beside(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    path = write_onnx(random_weights(), tmp_path / "one")
-    made = onnx.load(path)
-    onnx.save(made, tmp_path / "two.onnx", save_as_external_data=True, size_threshold=16)
-    with pytest.raises(UnsupportedError, match="save it as one"):
-        fingerprinted(tmp_path / "two.onnx", KEY, "x", tmp_path / "out.onnx")
+    made = onnx.load(write_onnx(random_weights(), tmp_path / "one"))
+    onnx.save(made, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=16)
+    before = (tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.data").read_bytes()
+    with pytest.raises(OutputError, match="another folder"):
+        fingerprinted(tmp_path / "m.onnx", KEY, "x", tmp_path / "out.onnx", force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.data", "m.onnx", "one.onnx"]
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    fingerprinted(tmp_path / "m.onnx", KEY, FLEET[1], copy / "m.onnx")
+    assert before == ((tmp_path / "m.onnx").read_bytes(), (tmp_path / "m.data").read_bytes())
+    assert (copy / "m.onnx").read_bytes() == before[0]
+    assert (copy / "m.data").read_bytes() != before[1]
+    assert accused(trace(copy / "m.onnx", tmp_path / "m.onnx", KEY, FLEET[:100])) == {FLEET[1]}
+    with pytest.raises(OutputError, match="exists"):
+        fingerprinted(tmp_path / "m.onnx", KEY, FLEET[2], copy / "other.onnx")
 
 
 # --- what is refused ---------------------------------------------------------------------------------------------

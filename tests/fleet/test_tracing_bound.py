@@ -194,7 +194,7 @@ def test_a_hundred_thousand_innocent_devices(mix: str, tmp_path: Path) -> None:
     places = find_places(original)
     keys = trace_keys(KEY, places.digest)
     carrier = Carrier(keys)
-    chips = gather(original, places, open_leak(tmp_path / "leak.safetensors"), carrier, 0.01).despread(carrier)
+    chips = gather(places, open_leak(tmp_path / "leak.safetensors"), carrier, 0.01).despread(carrier)
     count, best = best_devices(chips, carrier, keys, (f"innocent-{number}" for number in range(100_000)))
     bounds = [standing.log_chance for standing in best]
     assert min(bounds) + math.log(count) > math.log(1e-6)

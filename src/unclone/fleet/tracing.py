@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -33,6 +34,8 @@ from unclone.fleet.tracing_places import (
     root_mean_square,
 )
 from unclone.keys import trace_keys
+from unclone.model.binding import write_at
+from unclone.model.reading import Files
 from unclone.records import DeviceKey
 
 __all__ = [
@@ -88,17 +91,17 @@ def fingerprinted(
     model, key, device and strength give the same bytes.
 
     Args:
-        path: an ordinary model of a format that ``unclone.formats`` knows, in one file; never altered.
+        path: an ordinary model of a format that ``unclone.formats`` knows; never altered.
         trace_key: the vendor's secret, the same for every device of the model.
         device_id: what ``trace`` shall name: of a device in a registry its key digest in hex, as ``fleet trace`` asks.
-        output: where the copy goes.
+        output: where the copy goes. Files beside the model (shards, external data) go beside it, under their names, so
+            a model that has such needs another folder.
         strength: size of a step as a part of the tensor's root mean square, above 0 and at most 0.1.
-        force: replace ``output`` if it exists.
+        force: replace the output if it exists.
 
     Raises:
         FormatError: the model cannot be read.
         AlreadyBoundError: it is bound: fingerprint first, then bind.
-        UnsupportedError: its weights lie in more than one file.
         NoWeightsError: fewer than ``FEWEST_WEIGHTS`` float weights could carry the fingerprint, as in a model of int8.
         ParameterError: ``strength`` or ``device_id`` is out of range.
         OutputError: ``output`` exists or cannot be written.
@@ -107,19 +110,22 @@ def fingerprinted(
     if not 0 < strength <= 0.1:
         raise ParameterError(f"strength is above 0 and at most 0.1, not {strength}")
     check_output(target, force=force)
-    if target.exists() and source.exists() and target.samefile(source):
-        raise OutputError(f"{target} is the model itself; a fingerprint never replaces its input")
     places = find_places(source)
     check_carriers(source, places)
+    targets = _targets(source, places, target, force=force)
     keys = trace_keys(trace_key, places.digest)
     carrier = Carrier(keys)
     steps = carrier.steps(codeword(keys, device_id, carrier.shares))
-    with source.open("rb") as original, atomic_output(target, force=force) as stream:
-        shutil.copyfileobj(original, stream, 1 << 20)
-        stream.flush()
-        writer = _Writer(original, stream, carrier, np.concatenate([steps, -steps]))
+    with Files(places.layout.files) as originals, ExitStack() as stack:
+        # The model enters first, so that it is published last, when what it names is there.
+        streams = [stack.enter_context(atomic_output(path, force=force)) for path in targets]
+        for file, stream in zip(places.layout.files, streams, strict=True):
+            with file.open("rb") as original:
+                shutil.copyfileobj(original, stream, 1 << 20)
+            stream.flush()
+        writer = _Writer(originals, streams, carrier, np.concatenate([steps, -steps]))
         changed = sum(writer.move(place, strength) for place in places.places)
-        places.format.mend(places.layout, [stream])
+        places.format.mend(places.layout, streams)
     return Fingerprint(sum(place.count for place in places.places), changed, places.left)
 
 
@@ -195,7 +201,6 @@ def trace(
     Raises:
         FormatError: a model cannot be read.
         AlreadyBoundError: a bound model, whose weights are masked.
-        UnsupportedError: the original's weights lie in more than one file.
         NoWeightsError: the original has too few float weights, or the leak has none of them.
         ParameterError: ``limit`` or ``strength`` is out of range, or there is no device.
     """
@@ -209,7 +214,7 @@ def trace(
     leak = open_leak(Path(leaked))
     keys = trace_keys(trace_key, places.digest)
     carrier = Carrier(keys)
-    evidence = gather(source, places, leak, carrier, strength)
+    evidence = gather(places, leak, carrier, strength)
     if not evidence.weights:
         raise NoWeightsError(f"{leaked} has no float tensor of {original}: name and shape must be the same")
     count, standings = best_devices(evidence.despread(carrier), carrier, keys, devices)
@@ -225,6 +230,18 @@ def trace(
     return Trace(tuple(suspects), count, limit, evidence.weights, tuple(evidence.aligned), tuple(evidence.missing))
 
 
+def _targets(source: Path, places: Places, target: Path, *, force: bool) -> list[Path]:
+    """Where each file of the model goes."""
+    folder = Path(os.path.realpath(source.parent))
+    beside = [os.path.relpath(os.path.realpath(file), folder) for file in places.layout.files[1:]]
+    targets = [target, *(target.parent / name for name in beside)]
+    for file, path in zip(places.layout.files, targets, strict=True):
+        if path.exists() and path.samefile(file):
+            raise OutputError(f"{path} is the model itself; a fingerprint never replaces its input: use another folder")
+        check_output(path, force=force)
+    return targets
+
+
 def check_carriers(path: Path, places: Places) -> None:
     """Raise ``NoWeightsError`` if the model has too few weights for a fingerprint."""
     count = sum(place.count for place in places.places)
@@ -238,18 +255,20 @@ def check_carriers(path: Path, places: Places) -> None:
 class _Writer:
     """Moves the weights of a copy."""
 
-    def __init__(self, original: BinaryIO, copy: BinaryIO, carrier: Carrier, table: NDArray[np.float32]) -> None:
-        self._original = original
-        self._copy = copy
+    def __init__(
+        self, originals: Files, copies: Sequence[BinaryIO], carrier: Carrier, table: NDArray[np.float32]
+    ) -> None:
+        self._originals = originals
+        self._copies = copies
         self._carrier = carrier
         self._table = table  # length of the step by the carrier's word
 
     def move(self, place: Place, strength: float) -> int:
         """Move the weights of one tensor; how many changed."""
-        step = strength * root_mean_square(self._original, place)
+        step = strength * root_mean_square(self._originals, place)
         changed = 0
         for block, first, count in blocks(place):
-            values = read_values(self._original, place, first, count)
+            values = read_values(self._originals, place, first, count)
             moved = values + values.dtype.type(step) * self._table[self._carrier.words(place.index, block, count)]
             # Zeros stay, so that sparse models stay sparse; so does what is no number.
             np.copyto(moved, values, where=(values == 0) | ~np.isfinite(values))
@@ -259,6 +278,6 @@ class _Writer:
                 np.copyto(moved, values, where=spoilt)
                 raw = encode(moved, place.region.dtype)
             width = FLOATS[place.region.dtype]
-            os.pwrite(self._copy.fileno(), raw.data, place.region.offset + first * width)
+            write_at(self._copies[place.region.file].fileno(), raw.data, place.region.offset + first * width)
             changed += int((decode(raw, place.region.dtype) != values).sum())
         return changed

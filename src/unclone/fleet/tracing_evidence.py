@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from unclone.fleet.tracing_align import align
 from unclone.fleet.tracing_code import CHIPS, Carrier
 from unclone.fleet.tracing_places import FLOATS, Place, Places, blocks, read_values, root_mean_square
 from unclone.formats import Region, detect
+from unclone.model.reading import Files
 
 __all__ = ["Evidence", "Leak", "gather", "open_leak"]
 
@@ -36,9 +37,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """A leaked model: its float tensors by name."""
+    """A leaked model: its files, and its float tensors by name."""
 
-    path: Path
+    files: tuple[Path, ...]
     regions: dict[str, Region]
 
 
@@ -78,22 +79,21 @@ def open_leak(path: Path) -> Leak:
     layout = detect(path).layout(path)
     if layout.header is not None:
         raise AlreadyBoundError(f"{path} is a bound model: its weights are masked; trace weights as a device has them")
-    regions = {name: region for name, region in layout.regions.items() if region.dtype in FLOATS and region.file == 0}
-    return Leak(path, regions)
+    regions = {name: region for name, region in layout.regions.items() if region.dtype in FLOATS}
+    return Leak(layout.files, regions)
 
 
-def gather(original: Path, places: Places, leak: Leak, carrier: Carrier, strength: float) -> Evidence:
+def gather(places: Places, leak: Leak, carrier: Carrier, strength: float) -> Evidence:
     """Compare a leak with the original.
 
     Args:
-        original: the model as it was before fingerprinting.
-        places: its places.
+        places: of the model as it was before fingerprinting.
         leak: the leaked model.
         carrier: of the original.
         strength: of the fingerprint; a guess does, it only balances the tensors against each other.
     """
     evidence = Evidence()
-    with original.open("rb") as ours, leak.path.open("rb") as theirs:
+    with Files(places.layout.files) as ours, Files(leak.files) as theirs:
         for place in places.places:
             step = strength * root_mean_square(ours, place)
             found = _counterpart(place, leak)
@@ -118,7 +118,7 @@ def _counterpart(place: Place, leak: Leak) -> Place | None:
 class _Tensor:
     """One tensor of the original and its counterpart in the leak."""
 
-    def __init__(self, ours: BinaryIO, theirs: BinaryIO, place: Place, leaked: Place, step: float) -> None:
+    def __init__(self, ours: Files, theirs: Files, place: Place, leaked: Place, step: float) -> None:
         self._ours = ours
         self._theirs = theirs
         self._place = place

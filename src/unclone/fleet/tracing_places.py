@@ -7,16 +7,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unclone import canonical
-from unclone.errors import UnsupportedError
 from unclone.fleet.tracing_code import CARRIER_BLOCK
 from unclone.formats import Format, Layout, Region, detect
-from unclone.model.reading import read_into
+from unclone.model.reading import Files, read_into
 
 __all__ = ["FLOATS", "Place", "Places", "blocks", "decode", "encode", "find_places", "read_values", "root_mean_square"]
 
@@ -72,34 +71,31 @@ def find_places(path: Path) -> Places:
     Raises:
         FormatError: the model cannot be read.
         AlreadyBoundError: it is bound; its weights are not the true ones.
-        UnsupportedError: it keeps its weights in more than one file.
     """
     found = detect(path)
     draft = found.draft(path)
     layout = found.layout(path)
-    if len(layout.files) > 1:
-        raise UnsupportedError(f"{path} keeps weights in {len(layout.files)} files; save it as one to fingerprint it")
     places: list[Place] = []
     left: list[str] = []
-    seen: set[int] = set()
+    seen: set[tuple[int, int]] = set()
     for index, weight in enumerate(draft.weights):
         region = layout.regions.get(weight.name)
-        if region is None or weight.dtype not in FLOATS or len(weight.shape) < 2 or region.offset in seen:
+        if region is None or weight.dtype not in FLOATS or len(weight.shape) < 2:
             left.append(weight.name)
-        elif region.nbytes:
-            seen.add(region.offset)
+        elif region.nbytes and (region.file, region.offset) not in seen:
+            seen.add((region.file, region.offset))
             places.append(Place(index, region))
-    return Places(found, layout, tuple(places), tuple(left), _digest(path, places))
+    return Places(found, layout, tuple(places), tuple(left), _digest(layout, places))
 
 
-def _digest(path: Path, places: list[Place]) -> bytes:
+def _digest(layout: Layout, places: list[Place]) -> bytes:
     digest = hashlib.sha256(
         canonical.encode([[place.region.name, place.region.dtype, list(place.region.shape)] for place in places])
     )
-    with path.open("rb") as stream:
+    with Files(layout.files) as files:
         for place in places:
             scratch = np.empty(min(_DIGEST_BYTES, place.region.nbytes), dtype=np.uint8)
-            read_into(stream.fileno(), scratch, place.region.offset)
+            read_into(files.descriptors[place.region.file], scratch, place.region.offset)
             digest.update(scratch.data)
     return digest.digest()
 
@@ -131,14 +127,14 @@ def encode(values: Values, dtype: str) -> NDArray[np.uint8]:
         return values.astype(kind).view(np.uint8)
 
 
-def root_mean_square(stream: BinaryIO, place: Place) -> float:
+def root_mean_square(files: Files, place: Place) -> float:
     """Root mean square of the finite values of a tensor; 0 for one without negative values, which carries nothing.
 
     A tensor that is never negative may be a variance or a table of distances, whose sign matters.
     """
     total, count, negative = 0.0, 0, False
     for _, first, length in blocks(place):
-        values = read_values(stream, place, first, length)
+        values = read_values(files, place, first, length)
         finite = values[np.isfinite(values)].astype(np.float64)
         total += float(finite @ finite)
         count += finite.size
@@ -146,9 +142,9 @@ def root_mean_square(stream: BinaryIO, place: Place) -> float:
     return float(np.sqrt(total / count)) if negative else 0.0
 
 
-def read_values(stream: BinaryIO, place: Place, first: int, count: int) -> Values:
+def read_values(files: Files, place: Place, first: int, count: int) -> Values:
     """Weights of a tensor as numbers."""
     width = FLOATS[place.region.dtype]
     raw: NDArray[np.uint8] = np.empty(count * width, dtype=np.uint8)
-    read_into(stream.fileno(), raw, place.region.offset + first * width)
+    read_into(files.descriptors[place.region.file], raw, place.region.offset + first * width)
     return decode(raw, place.region.dtype)
