@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from unclone.lab.attacks.repair import Repair
+from unclone.lab.attacks.search import BitwiseRecovery, Genetic, HillClimbing
 from unclone.lab.attacks.training import ExponentsKnown, FineTune
 from unclone.lab.contracts import Attack
 
@@ -19,5 +20,8 @@ ATTACKS: Final[dict[str, Attack]] = {
         FineTune(),
         FineTune("fine-tune-rescaled", rescale=True),
         ExponentsKnown(),
+        BitwiseRecovery(),
+        HillClimbing(),
+        Genetic(),
     )
 }
