@@ -49,7 +49,8 @@ def _rescaled(value: Array, fresh: Array) -> Array:
     spread = float(wide.std())
     if spread == 0:
         return fresh
-    return ((wide - wide.mean()) / spread * fresh.std() + fresh.mean()).astype(value.dtype)
+    scaled: Array = (wide - wide.mean()) / spread * fresh.std() + fresh.mean()
+    return scaled.astype(value.dtype)
 
 
 @dataclass
