@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from unclone.lab.attacks.compression import PRUNE, QUANTISE
+from unclone.lab.attacks.distillation import Distillation
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.attacks.search import BitwiseRecovery, Genetic, HillClimbing
 from unclone.lab.attacks.training import ExponentsKnown, FineTune
@@ -23,5 +25,8 @@ ATTACKS: Final[dict[str, Attack]] = {
         BitwiseRecovery(),
         HillClimbing(),
         Genetic(),
+        PRUNE,
+        QUANTISE,
+        Distillation(),
     )
 }
