@@ -137,8 +137,8 @@ def fp16(value):
     return value.astype(np.float16).astype(value.dtype)
 
 
-def single_thieves(bench, rng):
-    """Name -> (what one thief does to one copy, whether the network still computes the same)."""
+def single_thieves(bench, rng, steps_of_tuning):
+    """Name, and what one thief does to one copy."""
     yield "copied as it is", lambda weights: weights
     yield "fp16", each(fp16)
     yield "bf16", each(bfloat16)
@@ -152,7 +152,7 @@ def single_thieves(bench, rng):
     yield "low rank, 90 % of the energy", low_rank(0.9)
     yield "rows and columns permuted", shuffled(rng, rescaled=False)
     yield "permuted, rescaled, negated", shuffled(rng, rescaled=True)
-    for steps, rate in itertools.product((100, 1000, 5000), (1e-4, 1e-3, 5e-3)):
+    for steps, rate in itertools.product(steps_of_tuning, (1e-4, 1e-3, 5e-3)):
         yield f"fine-tuned {steps} steps at {rate:g}", tuned(bench, steps, rate)
     tune, prune = tuned(bench, 1000, 1e-3), pruned(0.5)
     yield "pruned 50 %, fine-tuned, fp16", lambda weights: each(fp16)(tune(prune(weights)))
@@ -193,10 +193,10 @@ def judged(bench, size, mix, trials, rng):
     }
 
 
-def robustness(bench, trials):
+def robustness(bench, trials, steps_of_tuning):
     rng = np.random.default_rng(1)
     rows = {}
-    for name, thief in single_thieves(bench, rng):
+    for name, thief in single_thieves(bench, rng, steps_of_tuning):
         count = min(trials, 3) if "tuned" in name else trials
         rows[f"1: {name}"] = judged(bench, 1, lambda copies, thief=thief: thief(copies[0]), count, rng)
     for size, name, mix in coalitions(rng):
@@ -206,7 +206,7 @@ def robustness(bench, trials):
     return rows
 
 
-def accuracy(name, folder, copies=20):
+def accuracy(name, folder, copies):
     """Score of the original, and of fingerprinted copies: mean, spread, lowest, and share of the same answers."""
     rows = {}
     for strength in (0.0025, 0.005, 0.01, 0.02, 0.05):
@@ -307,6 +307,8 @@ def main():
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--tasks", nargs="*", default=["digits", "mnist-cnn"])
     parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--copies", type=int, default=20, help="copies whose accuracy is measured")
+    parser.add_argument("--steps", type=int, nargs="*", default=[100, 1000, 5000], help="of fine-tuning")
     parser.add_argument("--innocent", type=int, default=100_000)
     parser.add_argument("--large", type=int, default=50, metavar="MILLIONS")
     options = parser.parse_args()
@@ -317,8 +319,8 @@ def main():
             bench = Bench(task, folder)
             result[task] = {
                 "weights": sum(place.count for place in bench.places.places),
-                "accuracy": accuracy(task, folder) if options.trials else {},
-                "robustness": robustness(Bench(task, folder), options.trials) if options.trials else {},
+                "accuracy": accuracy(task, folder, options.copies) if options.trials else {},
+                "robustness": robustness(Bench(task, folder), options.trials, options.steps) if options.trials else {},
             }
         if options.innocent and options.tasks:
             result["innocent"] = innocent(Bench(options.tasks[0], folder), options.innocent)
