@@ -60,7 +60,8 @@ def quantise(value: Array, bits: int, quantile: float) -> Array:
     if widest == 0:
         return value.copy()
     levels = 2 ** (bits - 1) - 1
-    return np.clip(np.round(value / widest * levels), -levels, levels) * (widest / levels)
+    rounded: Array = np.clip(np.round(value / widest * levels), -levels, levels) * (widest / levels)
+    return rounded
 
 
 def _changed(value: Array, change: Callable[[Array], Array]) -> Array:
@@ -69,7 +70,8 @@ def _changed(value: Array, change: Callable[[Array], Array]) -> Array:
         return value
     with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs
         wide = np.nan_to_num(value.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        return change(wide).astype(value.dtype)
+        changed: Array = change(wide).astype(value.dtype)
+    return changed
 
 
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)

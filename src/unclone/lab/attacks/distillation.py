@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unclone.errors import ParameterError
-from unclone.lab.attacks.fitness import Fitness
+from unclone.lab.attacks.fitness import drawn
 from unclone.lab.contracts import Array, Locked, Outcome, Task
 
 __all__ = ["Distillation"]
@@ -45,7 +45,7 @@ class Distillation:
             raise ParameterError(f"distillation trains, and {task.name} cannot be trained")
         start = time.process_time()
         asked = min(self.inputs_per_label * labels, task.train_size)
-        inputs = Fitness(task, asked, seed, limit=asked).inputs
+        inputs = drawn(task, asked, seed)[0]
         answers = task.outputs(task.weights(), inputs)
         targets = answers[:, 0] if task.metric == "mae" else _softened(answers, self.temperature)
         weights = task.fit(task.initialise(seed), asked, seed, effort=effort, data=(inputs, targets))
@@ -56,4 +56,5 @@ def _softened(outputs: Array, temperature: float) -> Array:
     """Softmax of class scores, ``float32``, shape ``(samples, classes)``."""
     wide = outputs.astype(np.float64) / temperature
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
-    return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    soft: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    return soft

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from unclone.lab.contracts import Array, Task, Weights
+from unclone.lab.contracts import Array, Data, Task, Weights
 from unclone.lab.metrics import score_outputs
 
-__all__ = ["Fitness"]
+__all__ = ["Fitness", "drawn"]
+
+
+def drawn(task: Task, labels: int, seed: int) -> Data:
+    """The samples that ``task.fit`` trains on: inputs and labels."""
+    from unclone.lab.tasks.training import draw
+
+    return draw(task.train_data(), labels, seed)
 
 
 class Fitness:
@@ -24,10 +31,8 @@ class Fitness:
     """
 
     def __init__(self, task: Task, labels: int, seed: int, *, limit: int = 200) -> None:
-        from unclone.lab.tasks.training import draw
-
         self._task = task
-        inputs, targets = draw(task.train_data(), labels, seed)
+        inputs, targets = drawn(task, labels, seed)
         self.inputs, self.targets = inputs[:limit], targets[:limit]
         self.queries = 0
 
