@@ -20,11 +20,11 @@ from sqlalchemy import Connection
 from unclone import canonical
 from unclone.canonical import CanonicalError
 from unclone.errors import RegistryError, RegistryTamperedError
+from unclone.fleet.change import measurement_tallies, row_tallies, subject_of
 from unclone.fleet.log import GENESIS, Head, event_hash, row_digest
 from unclone.fleet.registry import Registry
 from unclone.fleet.rows import device_tallies, unpack_record
 from unclone.fleet.schema import BY_KIND, devices, events, machines, measurements, records, tallies
-from unclone.fleet.writing import measurement_tallies, row_tallies, subject_of
 
 __all__ = ["Verified", "verify_registry"]
 
