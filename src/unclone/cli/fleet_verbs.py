@@ -2,53 +2,35 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unclone.cli import station_verbs
+from unclone.cli.fleet_options import DEFAULT, Backend, Database, Scheduler, Which, Workers, opened, plain
 from unclone.cli.output import Force, JsonFlag, emit, note, table
 from unclone.errors import ParameterError
 
 if TYPE_CHECKING:
-    from unclone.fleet.registry import Counts, Registry
+    from unclone.fleet.registry import Counts
     from unclone.fleet.rows import DeviceRow
 
-__all__ = ["Backend", "Database", "Scheduler", "Workers", "group", "opened", "register"]
-
-Database = Annotated[
-    str, typer.Option("--db", metavar="URL", envvar="UNCLONE_DB", help="The registry: a file, or a PostgreSQL URL.")
-]
-Workers = Annotated[int, typer.Option(min=0, help="Processes; 0 for one on every core.")]
-Backend = Annotated[str, typer.Option(metavar="NAME", help="Who runs them: loky, dask or ray.")]
-Scheduler = Annotated[
-    str, typer.Option(metavar="ADDRESS", help="Dask scheduler or Ray head; by default on this machine.")
-]
-Which = Annotated[str, typer.Argument(metavar="DEVICE", help="Its name, or 8 digits or more of its key digest.")]
-DEFAULT = "fleet.db"
+__all__ = ["DEFAULT", "Backend", "Database", "Scheduler", "Workers", "group", "opened", "register"]
 
 group = typer.Typer(help="Fleets: a registry of devices, releases and licences.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the command."""
-    for verb in (init, add, export, show, revoke, verify, enroll, health, serve, stats):
+    for verb in (init, add, export, show, revoke, verify, stats):
         group.command()(verb)
     group.command(name="import")(import_)
     group.command(name="list")(list_)
+    station_verbs.register(group)
     app.add_typer(group, name="fleet")
-
-
-def opened(url: str, *, create: bool = False) -> Registry:
-    """The registry, opened."""
-    from unclone.fleet.registry import open_registry
-
-    return open_registry(url, create=create)
 
 
 def init(db: Database = DEFAULT, as_json: JsonFlag = False) -> None:
@@ -133,9 +115,7 @@ def list_(
         rows = list_devices(registry, name=name, key=key, state=state, health=health, after=after, limit=limit)
     more = rows[-1].id if len(rows) == limit else None
     value = {"devices": [_device_json(row) for row in rows], "after": more}
-    lines = [
-        f"{row.key.hex()[:16]}  {row.state:<7}  {row.health:<7}  {row.root:<4}  {_plain(row.name)}" for row in rows
-    ]
+    lines = [f"{row.key.hex()[:16]}  {row.state:<7}  {row.health:<7}  {row.root:<4}  {plain(row.name)}" for row in rows]
     emit(value, as_json=as_json, text="\n".join(lines) or "no device fits")
     if more is not None and not as_json:
         note(f"more: --after {more}")
@@ -173,7 +153,7 @@ def show(
             for item in held
         ],
     }
-    rows = [(name.replace("_", " "), _plain(str(item))) for name, item in _device_json(row).items() if item != ""]
+    rows = [(name.replace("_", " "), plain(str(item))) for name, item in _device_json(row).items() if item != ""]
     rows += [
         ("measured", f"{_day(entry['at'])}  {entry['health']}  margin {entry['margin_milli'] / 1e3:.2f}")
         for entry in found
@@ -236,101 +216,6 @@ def verify(
         note("no head was given, so a log that was cut or rolled back cannot be told; keep this one elsewhere")
 
 
-def enroll(
-    source: Annotated[str, typer.Option("--source", metavar="URI", help="Address of the source, with {serial} in it.")],
-    station: Annotated[
-        bool, typer.Option("--station", help="Enrol one device after another, a serial number on each line of input.")
-    ] = False,
-    db: Database = DEFAULT,
-    spool: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep records in this folder instead of a registry.")
-    ] = None,
-    serial: Annotated[str, typer.Option(metavar="TEXT", help="The one serial number, without --station.")] = "",
-    readings: Annotated[int, typer.Option(min=1, max=100, help="How often to read each PUF.")] = 9,
-    key: Annotated[int, typer.Option(metavar="BITS", help="Min-entropy the key needs.")] = 128,
-    failure: Annotated[float, typer.Option(help="Accepted probability that one reconstruction fails.")] = 1e-9,
-    margin: Annotated[float, typer.Option(help="How often the present noise must fit in.")] = 1.5,
-    as_json: JsonFlag = False,
-) -> None:
-    """Enrol devices on a factory line: read, check, print pass or fail with the reason, and keep the record."""
-    from unclone.fleet.station import RegistryShelf, SpoolShelf, run_station
-
-    if station == bool(serial):
-        raise ParameterError("give --station, and serial numbers on standard input; or --serial and one")
-    passed = failed = 0
-    with ExitStack() as stack:
-        shelf = RegistryShelf(stack.enter_context(opened(db))) if spool is None else SpoolShelf(spool)
-        serials = _scanned() if station else iter([serial])
-        results = run_station(serials, source, shelf, readings=readings, key_bits=key, failure=failure, margin=margin)
-        for result in results:
-            failed += result.outcome == "fail"
-            passed += result.outcome != "fail"
-            text = f"{result.outcome.upper():<4}  {_plain(result.serial)}  {_plain(result.reason) or result.key[:16]}"
-            emit(asdict(result), as_json=as_json, text=text)
-            sys.stdout.flush()
-    note(f"{passed} passed, {failed} failed")
-    if failed and not station:
-        raise typer.Exit(2)
-
-
-def _scanned() -> Iterator[str]:
-    """Serial numbers, as a scanner types them."""
-    for line in sys.stdin:
-        if serial := line.strip():
-            yield serial
-
-
-def health(
-    which: Which,
-    source: Annotated[str, typer.Option("--source", metavar="URI", help="Where its PUF is.")],
-    db: Database = DEFAULT,
-    readings: Annotated[int, typer.Option(min=1, max=100, help="Readings to measure on.")] = 3,
-    as_json: JsonFlag = False,
-) -> None:
-    """Check a device's margin with its record from the registry, and keep the result."""
-    import unclone
-    from unclone.fleet.queries import find_device
-    from unclone.machine import Machine
-
-    with opened(db) as registry:
-        row = find_device(registry, which)
-        record = registry.record(row.key)
-        if isinstance(record, Machine):
-            raise ParameterError(f"{which!r} is a machine; check its parts")
-        correction = (report := unclone.health(record, source, readings=readings)).correction
-        if correction is None:
-            raise ParameterError(f"the {record.root} of {which!r} is not a PUF and has no noise to measure")
-        rate, margin = round(correction.error_rate * 1e6), min(round(correction.margin * 1e3), 2**31 - 1)
-        with registry.writing() as writer:
-            writer.measure(row.key, health=report.state, error_rate_ppm=rate, margin_milli=margin, at=writer.log.now)
-    value = {"key": row.key.hex(), "health": report.state, "error_rate_ppm": rate, "margin_milli": margin}
-    emit(value, as_json=as_json, text=f"{_plain(row.name)}: {report.state}, margin {margin / 1e3:.2f}")
-
-
-def serve(
-    db: Database = DEFAULT,
-    host: Annotated[str, typer.Option(help="Address to listen on; others than loopback need a token.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any.")] = 8765,
-    token_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="File with the token that readers must give.")
-    ] = None,
-    as_json: JsonFlag = False,
-) -> None:
-    """Show the fleet on a web page, read-only, until interrupted."""
-    from unclone.errors import RegistryError
-    from unclone.files import read_bounded
-    from unclone.fleet.web import serve as run
-
-    token = read_bounded(token_file, 1024, RegistryError).decode("utf-8", "replace").strip() if token_file else ""
-
-    def ready(address: str) -> None:
-        emit({"address": address, "token": bool(token)}, as_json=as_json, text=f"the fleet is shown at {address}")
-        sys.stdout.flush()
-
-    with opened(db) as registry:
-        run(registry, host=host, port=port, token=token, ready=ready)
-
-
 def stats(db: Database = DEFAULT, as_json: JsonFlag = False) -> None:
     """Figures of the whole fleet."""
     from unclone.fleet.queries import statistics
@@ -339,7 +224,7 @@ def stats(db: Database = DEFAULT, as_json: JsonFlag = False) -> None:
         facets = statistics(registry).facets
         value = {"registry": registry.url, "head": str(registry.head()), "facets": facets}
     rows = [
-        (facet, ", ".join(f"{_plain(bucket)} {number:,}" for bucket, number in facets[facet].items()))
+        (facet, ", ".join(f"{plain(bucket)} {number:,}" for bucket, number in facets[facet].items()))
         for facet in facets
     ]
     emit(value, as_json=as_json, text=table(rows or [("devices", "none yet")]))
@@ -356,8 +241,3 @@ def _counted(counts: Counts) -> str:
 
 def _day(seconds: int) -> str:
     return time.strftime("%Y-%m-%d", time.gmtime(seconds)) if seconds else "never"
-
-
-def _plain(text: str) -> str:
-    """Without what could move a terminal's cursor."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in text)
