@@ -58,7 +58,8 @@ class Carrier:
     def steps(self, word: NDArray[np.uint8]) -> NDArray[np.float32]:
         """How far a codeword moves the weights of each chip, around 0 and with mean square 1; shape ``(CHIPS,)``."""
         power = float(np.mean(1 - self.means**2))
-        return ((signs(word) - self.means) / np.sqrt(power)).astype(np.float32)
+        steps: NDArray[np.float32] = ((signs(word) - self.means) / np.sqrt(power)).astype(np.float32)
+        return steps
 
     def words(self, tensor: int, block: int, count: int) -> NDArray[np.uint16]:
         """One word for each weight: its low 15 bits are the chip, bit 15 is the sign, set for minus.
