@@ -57,6 +57,16 @@ def test_failures_say_why_and_leave_no_device(registry: Registry, serial: str, t
     assert (event["action"], event["kind"]) == ("refuse", "station")
 
 
+def test_a_key_of_the_hybrid_suite_fits_in(registry: Registry) -> None:
+    (result,) = run_station(["61"], CHIPS, RegistryShelf(registry), suite="hybrid")
+    assert result.outcome == "pass"
+    (row,) = list_devices(registry)
+    assert len(row.public_key) > 1000
+    verify_registry(registry)
+    (result,) = run_station(["62"], CHIPS, RegistryShelf(registry), suite="rot13")
+    assert result.outcome == "fail"
+
+
 def test_a_board_left_in_the_fixture_is_told(registry: Registry) -> None:
     # The same chip under another serial number: its seed, spelt otherwise.
     results = list(run_station(["21", "0021"], CHIPS, RegistryShelf(registry)))

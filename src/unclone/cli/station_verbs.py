@@ -41,6 +41,7 @@ def enroll(
     key: Annotated[int, typer.Option(metavar="BITS", help="Min-entropy the key needs.")] = 128,
     failure: Annotated[float, typer.Option(help="Accepted probability that one reconstruction fails.")] = 1e-9,
     margin: Annotated[float, typer.Option(help="How often the present noise must fit in.")] = 1.5,
+    suite: Annotated[str, typer.Option(metavar="NAME", help="x25519 or hybrid.")] = "x25519",
     as_json: JsonFlag = False,
 ) -> None:
     """Enrol devices on a factory line: read, check, print pass or fail with the reason, and keep the record."""
@@ -52,7 +53,9 @@ def enroll(
     with ExitStack() as stack:
         shelf: Shelf = RegistryShelf(stack.enter_context(opened(db))) if spool is None else SpoolShelf(spool)
         serials = _scanned() if station else iter([serial])
-        results = run_station(serials, source, shelf, readings=readings, key_bits=key, failure=failure, margin=margin)
+        results = run_station(
+            serials, source, shelf, readings=readings, key_bits=key, failure=failure, margin=margin, suite=suite
+        )
         for result in results:
             failed += result.outcome == "fail"
             passed += result.outcome != "fail"

@@ -150,6 +150,7 @@ def run_station(
     key_bits: int = 128,
     failure: float = 1e-9,
     margin: float = 1.5,
+    suite: str = "x25519",
 ) -> Iterator[SerialResult]:
     """Enrol the serial numbers one after another; each is kept before the next is read.
 
@@ -161,6 +162,7 @@ def run_station(
         key_bits: min-entropy the key needs.
         failure: accepted probability that one reconstruction fails.
         margin: how often the present noise must fit in.
+        suite: of the device's public key, as in ``enroll``.
 
     Raises:
         ParameterError: the template has no ``{serial}``.
@@ -176,7 +178,7 @@ def run_station(
             known = shelf.get(serial)
             if known is None:
                 _refuse_same(last, source)
-                last, report = _enrolled(source, serial, readings, key_bits, failure, margin)
+                last, report = _enrolled(source, serial, readings, key_bits, failure, margin, suite)
                 shelf.put(last, report)
         except RegistryError:
             raise
@@ -208,9 +210,9 @@ def _refuse_same(last: Device | None, source: str) -> None:
 
 
 def _enrolled(
-    source: str, serial: str, readings: int, key_bits: int, failure: float, margin: float
+    source: str, serial: str, readings: int, key_bits: int, failure: float, margin: float, suite: str
 ) -> tuple[Device, HealthReport]:
-    device = enroll(source, name=serial, readings=readings, key_bits=key_bits, failure=failure)
+    device = enroll(source, name=serial, readings=readings, key_bits=key_bits, failure=failure, suite=suite)
     report = health(device, source, readings=1, failure=failure)
     if report.correction is not None and report.correction.margin < margin:
         raise EnrollmentError(
