@@ -6,6 +6,7 @@ from typing import Final
 
 from unclone.lab.attacks.compression import PRUNE, QUANTISE
 from unclone.lab.attacks.distillation import Distillation
+from unclone.lab.attacks.positions import PositionDetection
 from unclone.lab.attacks.public_base import PublicBase
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.attacks.search import BitwiseRecovery, Genetic, HillClimbing
@@ -30,5 +31,6 @@ ATTACKS: Final[dict[str, Attack]] = {
         QUANTISE,
         Distillation(),
         PublicBase(),
+        PositionDetection(),
     )
 }
