@@ -22,7 +22,8 @@ class PositionDetection:
     """Rank the weights by implausibility, zero the most suspicious, train them and the rest.
 
     How many are zeroed is chosen on the attacker's labels, before training. Where even the best is no better there
-    than chance, by three standard errors (it is the best of several), the file is of no use and a fresh network is trained instead.
+    than chance, by three standard errors (it is the best of several), the file is of no use and a fresh network is
+    trained instead.
     """
 
     name: str = "position-detection"
