@@ -65,16 +65,30 @@ def made_up(count: int) -> list[Target]:
     ]
 
 
+def _bare(count: int) -> None:
+    suite = keys.SUITES[keys.SUITE]
+    loaded = suite.load(keys.public_key(DeviceKey(bytes(32))))
+    for _ in range(count):
+        suite.hpke.encrypt(RELEASE.content_key, loaded, bytes(50))
+
+
 def scaling(count: int) -> dict[str, float]:
-    """Licences in memory, and as files, by one process and by one for each core; workers warm, in turns."""
+    """Licences in memory, and as files, by one process and by one for each core; workers warm, in turns.
+
+    Bare seals in as many processes, which share nothing, say what the machine gave at that time.
+    """
     targets, workers = made_up(count), cores()
     chunks = [_Work(RELEASE, "", "", tuple(targets[start : start + CHUNK])) for start in range(0, count, CHUNK)]
 
     def run(number: int) -> float:
         return seconds(lambda: [None for _ in in_parallel(_run, chunks, workers=number)])
 
+    def bare(number: int) -> float:
+        return seconds(lambda: list(in_parallel(_bare, [count // number] * number, workers=number)))
+
     run(workers)
-    pairs = [(run(1), run(workers)) for _ in range(5)]
+    times = [(run(1), run(workers), bare(1), bare(workers)) for _ in range(9)]
+    alone, together, bare_alone, bare_together = (np.array(column) for column in zip(*times, strict=True))
     with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as all_cores:
         files = seconds(lambda: license_files(RELEASE, targets, Path(one), Terms()))
         files_all = seconds(lambda: license_files(RELEASE, targets, Path(all_cores), Terms(workers=workers)))
@@ -82,9 +96,12 @@ def scaling(count: int) -> dict[str, float]:
     return {
         "devices": count,
         "workers": workers,
-        "licences_per_s_1": round(count / statistics.median(alone for alone, _ in pairs)),
-        f"licences_per_s_{workers}": round(count / statistics.median(together for _, together in pairs)),
-        "scaling": round(statistics.median(alone / together for alone, together in pairs), 2),
+        "licences_per_s_1": round(count / np.median(alone)),
+        f"licences_per_s_{workers}": round(count / np.median(together)),
+        "scaling": round(float(np.median(alone / together)), 2),
+        "scaling_best": round(float(alone.min() / together.min()), 2),
+        "scaling_of_bare_seals": round(float(np.median(bare_alone / bare_together)), 2),
+        "scaling_of_bare_seals_best": round(float(bare_alone.min() / bare_together.min()), 2),
         "files_per_s_1": round(count / files),
         f"files_per_s_{workers}": round(count / files_all),
         "files_kept_per_s": round(count / again),

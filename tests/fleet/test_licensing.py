@@ -310,3 +310,28 @@ def test_the_command_line(tmp_path: Path, model_file: Path, capsys: pytest.Captu
     ):
         assert run(wrong) == 2
     capsys.readouterr()
+
+
+def test_files_for_each_device_name_it_when_leaked(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    from unclone.fleet.release import Tracing
+    from unclone.fleet.tracing import trace
+    from unclone.runtime.safetensors import load_file as load_bound
+
+    rng = np.random.default_rng(3)
+    model, folder = tmp_path / "model.safetensors", tmp_path / "each"
+    save_file({"w": rng.normal(0, 0.05, (256, 512)).astype(np.float32)}, model)
+    folder.mkdir()
+    targets, secret = [Target.of(record(1)), Target.of(record(2))], b"t" * 32
+    files = list(bind_each(model, vendor_record(), targets, folder, tracing=Tracing(secret), workers=2))
+    assert secret.hex() not in repr(Tracing(secret))
+    assert repr(secret) not in repr(Tracing(secret))
+    restored = [load_bound(each.path, device_key(number)) for number, each in enumerate(files, 1)]
+    assert not np.array_equal(restored[0]["w"], restored[1]["w"])
+    moved = np.abs(restored[0]["w"] - load_file(model)["w"])
+    assert 0 < moved.max() < 0.05 * 0.05, "small steps, of the tensor's root mean square 0.05"
+    save_file(restored[1], tmp_path / "leaked.safetensors")
+    names = [target.key.hex() for target in targets] + [record(number).public_key.hex() for number in range(3, 60)]
+    found = trace(tmp_path / "leaked.safetensors", model, DeviceKey(secret), names)
+    assert [suspect.device for suspect in found.accused] == [targets[1].key.hex()]

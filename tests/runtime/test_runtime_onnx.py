@@ -128,7 +128,7 @@ def test_a_file_swapped_after_it_was_verified(
 ) -> None:
     genuine = run(ort.InferenceSession(bound[0]))
 
-    def swap(path: Path, key: DeviceKey) -> unclone.model.RestoredModel:
+    def swap(path: Path, key: DeviceKey, **_: object) -> unclone.model.RestoredModel:
         restored = unclone.restore(path, key)
         path.write_bytes(path.read_bytes().replace(b"MatMul", b"MatMvl").replace(b"Add", b"Sub"))
         return restored

@@ -17,6 +17,7 @@ from unclone.errors import ParameterError
 if TYPE_CHECKING:
     from unclone.fleet.licensing import Target
     from unclone.fleet.registry import Registry
+    from unclone.fleet.release import Tracing
     from unclone.records import Header
 
 __all__ = ["register"]
@@ -49,6 +50,11 @@ def release(
     ] = False,
     to: To = None,
     everybody: Everybody = False,
+    trace_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --per-device: fingerprint each copy; record of the trace key."),
+    ] = None,
+    trace_source: Annotated[str, typer.Option(metavar="URI", help="What opens the trace key's record.")] = "",
     db: Database = "",
     name: Name = "",
     bits: Bits = "finite",
@@ -66,12 +72,13 @@ def release(
     record, title = load_recipient(vendor), name or model.name
     if per_device:
         runs = {"workers": workers, "backend": backend, "scheduler": scheduler}
+        tracing = _tracing(trace_key, trace_source)
         with _registry(db) as registry:
             targets = list(_targets(to, everybody, registry))
             left_out = [target.key for target in targets if registry is not None and registry.revoked(target.key)]
             targets = [target for target in targets if target.key not in left_out]
             found = []
-            for each in releases.bind_each(model, record, targets, output, **runs, **options):  # type: ignore[arg-type]
+            for each in releases.bind_each(model, record, targets, output, tracing=tracing, **runs, **options):  # type: ignore[arg-type]
                 if registry is not None:
                     _register_each(registry, each.path, title, each.key)
                 found.append(each)
@@ -88,8 +95,8 @@ def release(
         text = f"{output}: {made} files made for a device each, {len(found) - made} were there"
         emit(value, as_json=as_json, text=text)
         return
-    if to or everybody:
-        raise ParameterError("a release is bound to the vendor; name devices with --per-device, or to 'fleet license'")
+    if to or everybody or trace_key:
+        raise ParameterError("a release is bound to the vendor alone: --to, --all and --trace-key go with --per-device")
     with _registry(db) as registry:
         header = releases.make_release(model, record, output, force=force, **options)
         if registry is not None:
@@ -196,6 +203,18 @@ def _targets(to: list[Path] | None, everybody: bool, registry: Registry | None) 
     else:
         for rows in registry.device_keys():
             yield from (Target.of(row) for row in rows)
+
+
+def _tracing(record: Path | None, source: str) -> Tracing | None:
+    import unclone
+    from unclone.fleet.release import Tracing
+
+    if record is None:
+        return None
+    if not source:
+        raise ParameterError("--trace-key needs --trace-source: what opens it")
+    with unclone.reconstruct(record, source) as key:
+        return Tracing(bytes(key.secret))
 
 
 def _register_each(registry: Registry, path: Path, name: str, key: bytes) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,14 +16,16 @@ from unclone.fleet.bulk import in_parallel
 from unclone.fleet.licensing import Target
 from unclone.fleet.registry import Registry
 from unclone.fleet.rows import ModelRow, ReleaseRow
+from unclone.fleet.tracing import STRENGTH, fingerprinted
 from unclone.keys import slot_hint
 from unclone.model import bind
 from unclone.model.opening import read_bound
-from unclone.records import Header, Recipient
+from unclone.records import DeviceKey, Header, Recipient
 
-__all__ = ["BoundEach", "bind_each", "make_release", "register_release", "rekey"]
+__all__ = ["BoundEach", "Tracing", "bind_each", "make_release", "register_release", "rekey"]
 
 _TAG_DIGITS: Final = 32
+_MEMORY: Final = Path("/dev/shm")  # noqa: S108 (a private folder is made in it)
 
 
 def make_release(
@@ -139,11 +143,25 @@ class BoundEach:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracing:
+    """Fingerprint each device's copy (``unclone.fleet.tracing``). Secret, and handed to the workers.
+
+    Attributes:
+        secret: the vendor's trace key, 32 bytes.
+        strength: as of ``fingerprinted``.
+    """
+
+    secret: bytes = field(repr=False)
+    strength: float = STRENGTH
+
+
+@dataclass(frozen=True, slots=True)
 class _Work:
     model: Path
     target: Target
     vendor: Target
     path: Path
+    tracing: Tracing | None
     options: dict[str, Any]
 
 
@@ -153,6 +171,7 @@ def bind_each(
     targets: Iterable[Target],
     folder: Path,
     *,
+    tracing: Tracing | None = None,
     workers: int = 1,
     backend: str = "loky",
     scheduler: str = "",
@@ -168,6 +187,7 @@ def bind_each(
         vendor: the vendor's record.
         targets: whom to bind to.
         folder: where the files go, which every worker must see.
+        tracing: give each copy its device's fingerprint first; not by default. Files that are there stay as they are.
         workers, backend, scheduler: as of ``in_parallel``; each worker binds on one thread.
         **options: as of ``unclone.bind``.
 
@@ -179,7 +199,7 @@ def bind_each(
     if not folder.is_dir():
         raise OutputError(f"the folder {folder} does not exist")
     work = (
-        _Work(source, target, own, folder / f"{target.key.hex()[:_TAG_DIGITS]}.{source.name}", options)
+        _Work(source, target, own, folder / f"{target.key.hex()[:_TAG_DIGITS]}.{source.name}", tracing, options)
         for target in dict.fromkeys(targets)
     )
     yield from in_parallel(_bind_one, work, workers=workers, backend=backend, scheduler=scheduler)
@@ -189,8 +209,22 @@ def _bind_one(work: _Work) -> BoundEach:
     file_id = _bound_for(work.path, work.target)
     if file_id is not None:
         return BoundEach(work.target.key, work.path, file_id, made=False)
-    header = bind(work.model, [work.target, work.vendor], work.path, threads=1, **work.options)
+    with _copy_for(work) as model:
+        header = bind(model, [work.target, work.vendor], work.path, threads=1, **work.options)
     return BoundEach(work.target.key, work.path, header.file_id, made=True)
+
+
+@contextmanager
+def _copy_for(work: _Work) -> Iterator[Path]:
+    """The model to bind: the vendor's, or a fingerprinted copy, in memory where the system has a place for that."""
+    if work.tracing is None:
+        yield work.model
+        return
+    memory = str(_MEMORY) if _MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="unclone-", dir=memory) as folder, DeviceKey(work.tracing.secret) as key:
+        copy = Path(folder) / work.model.name
+        fingerprinted(work.model, key, work.target.key.hex(), copy, strength=work.tracing.strength)
+        yield copy
 
 
 def _bound_for(path: Path, target: Target) -> bytes | None:
