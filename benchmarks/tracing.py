@@ -1,6 +1,6 @@
 """Fingerprints: what they cost in accuracy, and what a thief may do to a copy that still names its device.
 
-    python benchmarks/tracing.py [--json] [--tasks digits mnist-cnn] [--trials 10] [--innocent 100000] [--large 50]
+    python benchmarks/tracing.py [--json] [--tasks digits mnist-cnn] [--trials 10] [--innocent 100000] [--random 3]
 
 For every thief, ``trials`` coalitions of devices are drawn. *All* and *one* are the shares of trials in which all of
 the coalition, and at least one of it, is accused within 1e-6 among a fleet of 100,000 devices; *log10* is the median
@@ -35,9 +35,9 @@ KEY = DeviceKey(bytes(range(32)))
 class Bench:
     """One task, its fingerprinted copies and a folder to write leaks to."""
 
-    def __init__(self, name, folder, strength=STRENGTH):
-        self.task = open_task(name)
-        self.weights = self.task.weights()
+    def __init__(self, name, folder, strength=STRENGTH, weights=None):
+        self.task = open_task(name) if weights is None else None
+        self.weights = self.task.weights() if weights is None else weights
         self.folder = folder
         self.strength = strength
         self.original = folder / f"{name}.safetensors"
@@ -184,12 +184,13 @@ def judged(bench, size, mix, trials, rng):
         each_bound = bench.bounds(leak, devices)
         found.append([bound <= -6 for bound in each_bound])
         bounds.append(max(each_bound))
-        scores.append(bench.task.score(leak))
+        if bench.task:
+            scores.append(bench.task.score(leak))
     return {
         "all": float(np.mean([all(row) for row in found])),
         "one": float(np.mean([any(row) for row in found])),
         "log10": round(float(np.median(bounds)), 1),
-        "accuracy": round(float(np.mean(scores)), 4),
+        "accuracy": round(float(np.mean(scores)), 4) if scores else None,
     }
 
 
@@ -204,6 +205,33 @@ def robustness(bench, trials, steps_of_tuning):
     mix, tune = mixed(lambda parts: parts.mean(axis=0)), tuned(bench, 1000, 1e-3)
     rows["5: average, fine-tuned, fp16"] = judged(bench, 5, lambda c: each(fp16)(tune(mix(c))), min(trials, 3), rng)
     return rows
+
+
+def random_model(folder, trials):
+    """What two million random weights survive beyond a small network: no accuracy, only the trace."""
+    rng = np.random.default_rng(4)
+    weights = {f"layer.{i}": (0.03 * rng.standard_normal((512, 512))).astype(np.float32) for i in range(8)}
+    bench = Bench("random", folder, weights=weights)
+    rows = {}
+    for share in (0.3, 1.0, 2.0):
+        rows[f"1: noise {share:.0%}"] = judged(bench, 1, lambda c, s=share: noisy(s, rng)(c[0]), trials, rng)
+    harsh = [pruned(0.5), noisy(0.3, rng), each(fp16)]
+    rows["1: pruned 50%, noise 30%, fp16"] = judged(bench, 1, lambda c: applied(harsh, c[0]), trials, rng)
+    rows["1: low rank, 90 % of the energy"] = judged(bench, 1, lambda c: low_rank(0.9)(c[0]), trials, rng)
+    average = mixed(lambda parts: parts.mean(axis=0))
+    extremes = mixed(lambda parts: np.where(rng.random(parts[0].shape) < 0.5, parts.min(axis=0), parts.max(axis=0)))
+    for size in (10, 20, 40):
+        rows[f"{size}: extremes at random"] = judged(bench, size, extremes, max(1, trials // 3), rng)
+        noisy_average = lambda c: noisy(0.1, rng)(average(c))  # noqa: E731
+        rows[f"{size}: average, noise 10%"] = judged(bench, size, noisy_average, max(1, trials // 3), rng)
+        bench.copies.clear()
+    return rows
+
+
+def applied(thieves, weights):
+    for thief in thieves:
+        weights = thief(weights)
+    return weights
 
 
 def accuracy(name, folder, copies):
@@ -310,6 +338,7 @@ def main():
     parser.add_argument("--copies", type=int, default=20, help="copies whose accuracy is measured")
     parser.add_argument("--steps", type=int, nargs="*", default=[100, 1000, 5000], help="of fine-tuning")
     parser.add_argument("--innocent", type=int, default=100_000)
+    parser.add_argument("--random", type=int, default=3, metavar="TRIALS", help="on two million random weights")
     parser.add_argument("--large", type=int, default=50, metavar="MILLIONS")
     options = parser.parse_args()
     result = {}
@@ -324,6 +353,8 @@ def main():
             }
         if options.innocent and options.tasks:
             result["innocent"] = innocent(Bench(options.tasks[0], folder), options.innocent)
+        if options.random:
+            result["random weights"] = random_model(folder, options.random)
         if options.large:
             result["large"] = large(options.large, folder)
     if options.json:
