@@ -76,6 +76,29 @@ def test_a_list_names_the_device_or_nobody(folder: Path, capsys: pytest.CaptureF
     assert "none" in capsys.readouterr().out
 
 
+def test_a_release_for_each_device_leaks_its_name(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("joblib")
+    from unclone.fleet.licensing import Target
+    from unclone.fleet.release import Tracing, bind_each
+    from unclone.fleet.tracing import trace
+
+    records = [unclone.load_device(folder / f"press-{number}.json") for number in (1, 2)]
+    vendor = unclone.load_device(folder / "vendor.json")
+    model = folder / "model.safetensors"
+    with unclone.reconstruct(vendor, VENDOR) as key:
+        tracing = Tracing(bytes(key.secret))
+        made = list(bind_each(model, vendor, [Target.of(record) for record in records], tmp_path, tracing=tracing))
+        with (
+            unclone.reconstruct(records[0], "sim:sram?seed=1") as device,
+            unclone.restore(made[0].path, device) as restored,
+        ):
+            leaked = restored["w"].data.view(np.float32).reshape(120, 100).copy()
+        save_file({"w": leaked}, tmp_path / "leaked.safetensors")
+        names = [hashlib.sha256(record.public_key).hexdigest() for record in records]
+        found = trace(tmp_path / "leaked.safetensors", model, key, names)
+    assert [suspect.device for suspect in found.accused] == names[:1]
+
+
 def test_what_cannot_be_used_is_an_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "empty").write_text("\n")
     assert run(arguments(folder, "--devices", str(folder / "empty"))) == 2
