@@ -166,7 +166,7 @@ class Genetic:
 
     name: str = "genetic"
     budget: int = 400
-    population: int = 20
+    population: int = 10
     reference: str = "genetic algorithm on weights, as in Holland, 1975"
     published: str = ""
     needs: str = "labels"
