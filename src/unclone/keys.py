@@ -318,7 +318,9 @@ def open_slot(slots: tuple[Slot, ...], key: DeviceKey, file_id: bytes) -> bytes:
             content_key = suite.open(slot.sealed, private, LABELS["slot"] + file_id)
             if content_key is not None:
                 return content_key
-    raise SlotError("this model holds no slot for this device, or the slot was altered")
+    raise SlotError(
+        "this model holds no slot for this device, or the slot was altered; a release needs the device's licence"
+    )
 
 
 def _licence_info(terms: bytes) -> bytes:

@@ -25,6 +25,7 @@ from unclone.errors import (
     SlotError,
 )
 from unclone.licence import Issuer, load_licence, parse_licence, render_licence, unseal
+from unclone.machine import enroll_machine, save_machine
 from unclone.records import Device, DeviceKey, EnrollmentReport, HelperData
 
 pytest.importorskip("sqlalchemy")
@@ -246,6 +247,19 @@ def test_what_cannot_be_licensed(shipped: Shipped, tmp_path: Path) -> None:
         license_files(shipped.key, [Target(keys.SUITE, bytes(32))], tmp_path, Plan())
     with pytest.raises(ParameterError):
         Plan(not_after="soon")
+
+
+def test_a_machine_is_licensed_as_a_device_is(shipped: Shipped, tmp_path: Path) -> None:
+    parts = {name: unclone.enroll(f"sim:sram?seed={seed}", suite="hybrid") for name, seed in (("a", 7), ("b", 8))}
+    press = enroll_machine(parts, need=2, suite="hybrid")
+    save_machine(press, tmp_path / "press.json")
+    target = Target.of(press)
+    license_files(shipped.key, [target], tmp_path, Plan())
+    licence = tmp_path / licence_name(target.key, shipped.header.file_id)
+    sources = [f"--part={name}=sim:sram?seed={seed}" for name, seed in (("a", 7), ("b", 8))]
+    common = ["machine", "restore", str(shipped.path), "--machine", str(tmp_path / "press.json"), *sources]
+    assert run([*common, "--licence", str(licence)]) == 0
+    assert run(common) == 3
 
 
 def test_two_workers(shipped: Shipped, tmp_path: Path) -> None:

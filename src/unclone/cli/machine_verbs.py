@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unclone.cli.output import Force, JsonFlag, emit, progress_bar, table
+from unclone.cli.output import Force, JsonFlag, LicenceFile, emit, progress_bar, table
 from unclone.cli.records_view import machine_json, machine_rows
 from unclone.errors import ParameterError
 
@@ -75,6 +75,7 @@ def restore(
     machine: MachineFile,
     part: PartSources,
     readings: Readings = 1,
+    licence: LicenceFile = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Reconstruct the key from the parts at hand, restore the model in memory and verify it. Writes nothing."""
@@ -84,7 +85,10 @@ def restore(
     start = time.perf_counter()
     with reconstruct_machine(machine, _pairs(part, "--part", "URI"), readings=readings) as key:
         reconstructed = time.perf_counter()
-        with progress_bar("restoring") as progress, unclone.restore(model, key, progress=progress) as restored:
+        with (
+            progress_bar("restoring") as progress,
+            unclone.restore(model, key, progress=progress, licence=licence) as restored,
+        ):
             done = time.perf_counter()
             masked = sum(tensor.nbytes for tensor in restored.header.tensors)
             value = {

@@ -9,16 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from unclone.cli.device_verbs import describe_device, device_json
-from unclone.cli.output import DeviceFile, Force, JsonFlag, Source, emit, note, progress_bar, table
+from unclone.cli.output import DeviceFile, Force, JsonFlag, LicenceFile, Source, emit, note, progress_bar, table
 from unclone.cli.records_view import is_record, load_recipient, machine_json, machine_rows
 from unclone.records import Device, Header
 
 __all__ = ["register"]
-
-LicenceFile = Annotated[
-    Path | None,
-    typer.Option("--licence", metavar="FILE", help="Licence of a release, in place of a slot in the model."),
-]
 
 
 def register(app: typer.Typer) -> None:

@@ -15,9 +15,24 @@ import typer
 if TYPE_CHECKING:
     from unclone.model.parallel import Progress
 
-__all__ = ["DeviceFile", "Force", "JsonFlag", "Source", "emit", "note", "noted_warnings", "progress_bar", "table"]
+__all__ = [
+    "DeviceFile",
+    "Force",
+    "JsonFlag",
+    "LicenceFile",
+    "Source",
+    "emit",
+    "note",
+    "noted_warnings",
+    "progress_bar",
+    "table",
+]
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+LicenceFile = Annotated[
+    Path | None,
+    typer.Option("--licence", metavar="FILE", help="Licence of a release, in place of a slot in the model."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace the output if it exists.")]
 Source = Annotated[str, typer.Option("--source", metavar="URI", help="Where the PUF is, for example sim:sram?seed=7.")]
 DeviceFile = Annotated[Path, typer.Option("--device", metavar="FILE", help="Device record of this device.")]
