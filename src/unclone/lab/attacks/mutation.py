@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from unclone.errors import ParameterError
 from unclone.lab.attacks.fitness import Fitness
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.contracts import Locked, Task, Weights
@@ -30,12 +31,17 @@ class Genome:
     has lost first.
 
     Args:
-        base: where the search starts; tensors of two or more axes are changed.
+        base: where the search starts; floating-point tensors of two or more axes are changed.
+
+    Raises:
+        ParameterError: there is none.
     """
 
     def __init__(self, base: Weights) -> None:
         self._base = base
         names = [name for name, value in base.items() if value.ndim > 1 and np.issubdtype(value.dtype, np.floating)]
+        if not names:
+            raise ParameterError("a search on weights changes floating-point tensors, and this model has none")
         self._large = {
             name: np.argsort(-np.abs(np.nan_to_num(base[name].astype(np.float64))).reshape(-1), kind="stable")[
                 :_LARGEST
@@ -73,10 +79,10 @@ class Genome:
     def neighbour(self, genes: Genes, step: int, rng: np.random.Generator) -> Genes:
         """One gene changed: signs in turn, and every fourth time a block or a scale at random."""
         result = genes.copy()
-        if step % 4 < 3 and self._signs:
+        if step % 4 < 3:
             place = (step - step // 4) % self._signs
             result[place] *= -1
-        elif len(self._genes) > self._signs:
+        else:
             place = int(rng.integers(self._signs, len(self._genes)))
             result[place] *= self._factor(place, rng)
         return result

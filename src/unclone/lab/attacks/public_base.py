@@ -51,8 +51,10 @@ class PublicBase:
         weights = task.fit(begin, labels, seed, effort=effort)
         seconds = time.process_time() - start
         detail["before_training"] = task.score(begin)
-        detail["baseline"] = task.score(task.fit(base, labels, seed, effort=effort))
-        return Outcome(task.score(weights), weights, seconds=seconds, detail=detail)
+        score = task.score(weights)
+        same = all(np.array_equal(begin[name], value) for name, value in base.items())
+        detail["baseline"] = score if same else task.score(task.fit(base, labels, seed, effort=effort))
+        return Outcome(score, weights, seconds=seconds, detail=detail)
 
 
 def public_base(task: Task, seed: int, effort: float) -> Weights:
