@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -212,15 +213,21 @@ class _Work:
         return [issuers[target.suite].issue(target.public_key) for target in self.targets]
 
 
-def _run(work: _Work) -> tuple[tuple[Target, ...], list[bytes]]:
-    return work.targets, work()
+def _run(work: _Work) -> list[bytes]:
+    return work()
 
 
 def _issue(release: ReleaseKey, targets: Iterable[Target], plan: Plan) -> Iterator[tuple[Target, bytes]]:
     """Each target with the text of its licence."""
-    work = (_Work(release, plan.not_after, plan.note, tuple(chunk)) for chunk in batches(targets, CHUNK))
-    for done, texts in in_parallel(_run, work, workers=plan.workers, backend=plan.backend, scheduler=plan.scheduler):
-        yield from zip(done, texts, strict=True)
+    waiting: deque[list[Target]] = deque()  # only texts come back from the workers, in order
+
+    def work() -> Iterator[_Work]:
+        for chunk in batches(targets, CHUNK):
+            waiting.append(chunk)
+            yield _Work(release, plan.not_after, plan.note, tuple(chunk))
+
+    for texts in in_parallel(_run, work(), workers=plan.workers, backend=plan.backend, scheduler=plan.scheduler):
+        yield from zip(waiting.popleft(), texts, strict=True)
 
 
 def _holds(path: Path, release: ReleaseKey, target: Target, plan: Plan) -> bool:
