@@ -13,6 +13,7 @@ from unclone.lab.attacks.fitness import drawn
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.attacks.training import clear_bits_start
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
+from unclone.lab.metrics import score_outputs
 
 __all__ = ["PublicBase", "matched", "public_base", "similarity"]
 
@@ -22,7 +23,7 @@ _ABOVE_NULL = 0.2
 
 @dataclass
 class PublicBase:
-    """Match each tensor of the file with the base's, undo permutations, and train from what was recognised.
+    """Match each tensor of the file with the base's, undo permutations, and train on where that helps.
 
     A tensor is recognised when its cosine with the base's, best order of rows or columns, is clearly above that of
     its own values shuffled. Where nothing is, the start is the base, its magnitudes set right by the clear bits.
@@ -49,13 +50,27 @@ class PublicBase:
         base = public_base(task, seed, effort)
         start = time.process_time()
         begin, detail = _recovered(task, locked, base, seed)
-        weights = task.fit(begin, labels, seed, effort=effort)
+        helps = not detail["recognised"] or _training_helps(task, begin, labels, seed, effort)
+        weights = task.fit(begin, labels, seed, effort=effort) if helps else begin
         seconds = time.process_time() - start
         detail["before_training"] = task.score(begin)
         score = task.score(weights)
         same = all(np.array_equal(begin[name], value) for name, value in base.items())
         detail["baseline"] = score if same else task.score(task.fit(base, labels, seed, effort=effort))
         return Outcome(score, weights, seconds=seconds, detail=detail)
+
+
+def _training_helps(task: Task, begin: Weights, labels: int, seed: int, effort: float) -> bool:
+    """Whether training on half of the attacker's labels does better on the other half than no training."""
+    inputs, targets = drawn(task, labels, seed)
+    half = len(inputs) // 2
+    if not half:
+        return True
+    trial = task.fit(begin, half, seed, effort=effort, data=(inputs[:half], targets[:half]))
+    before, after = (
+        score_outputs(task.metric, task.outputs(weights, inputs[half:]), targets[half:]) for weights in (begin, trial)
+    )
+    return after > before
 
 
 def public_base(task: Task, seed: int, effort: float) -> Weights:
