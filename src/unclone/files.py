@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from unclone.errors import InputError, OutputError
 
-__all__ = ["atomic_output", "check_output", "read_bounded"]
+__all__ = ["atomic_output", "check_output", "output_folder", "read_bounded"]
 
 
 def read_bounded(path: Path, limit: int, error: type[InputError]) -> bytes:
@@ -24,6 +24,19 @@ def read_bounded(path: Path, limit: int, error: type[InputError]) -> bytes:
     if len(data) > limit:
         raise error(f"{path} is longer than {limit} bytes")
     return data
+
+
+def output_folder(path: Path) -> Path:
+    """``path`` as a folder for outputs; made if its parent is there.
+
+    Raises:
+        OutputError: it is a file, or there is no parent.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as problem:
+        raise OutputError(f"{path} cannot be the folder of the outputs: {problem.strerror}") from None
+    return path
 
 
 def check_output(path: Path, *, force: bool) -> None:

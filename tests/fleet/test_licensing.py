@@ -241,8 +241,8 @@ def test_what_cannot_be_licensed(shipped: Shipped, tmp_path: Path) -> None:
     (tmp_path / "altered.safetensors").write_bytes(data)
     with pytest.raises(HeaderTamperedError):
         ReleaseKey.open(tmp_path / "altered.safetensors", VENDOR)
-    with pytest.raises(OutputError, match="does not exist"):
-        license_files(shipped.key, [], tmp_path / "nowhere", Plan())
+    with pytest.raises(OutputError, match="cannot be the folder"):
+        license_files(shipped.key, [], tmp_path / "no" / "where", Plan())
     with pytest.raises(RecordError, match="public key"):
         license_files(shipped.key, [Target(keys.SUITE, bytes(32))], tmp_path, Plan())
     with pytest.raises(ParameterError):

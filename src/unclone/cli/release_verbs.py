@@ -27,7 +27,9 @@ Vendor = Annotated[Path, typer.Option("--vendor", metavar="FILE", help="The vend
 Bits = Annotated[str, typer.Option(metavar="finite|all", help="As of bind.")]
 Cipher = Annotated[str, typer.Option(metavar="NAME", help="As of bind.")]
 Name = Annotated[str, typer.Option(help="The model's name in the registry [default: the file's].")]
-Database = Annotated[str, typer.Option("--db", metavar="URL", help="Registry that takes note, if there is one.")]
+Database = Annotated[
+    str, typer.Option("--db", metavar="URL", envvar="UNCLONE_DB", help="Registry that takes note, if there is one.")
+]
 To = Annotated[list[Path] | None, typer.Option("--to", metavar="FILE", help="Record of a device or machine; repeat.")]
 Everybody = Annotated[bool, typer.Option("--all", help="Every device of the registry that is not revoked.")]
 

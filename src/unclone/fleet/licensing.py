@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from unclone.errors import FormatError, OutputError, RegistryError
+from unclone.files import output_folder
 from unclone.fleet.bulk import in_parallel
 from unclone.fleet.registry import Registry, batches
 from unclone.fleet.rows import REVOKED, DeviceRow, LicenceRow, key_digest
@@ -110,11 +111,10 @@ def license_files(release: ReleaseKey, targets: Iterable[Target], folder: Path, 
     sees and makes anew.
 
     Raises:
-        OutputError: the folder is missing, or cannot be written.
+        OutputError: the folder cannot be made or written.
         RecordError: a public key is none.
     """
-    if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist")
+    output_folder(folder)
     issued = kept = 0
 
     def missing() -> Iterator[Target]:
@@ -152,15 +152,15 @@ def license_registry(
 
     Raises:
         RegistryError: release or device is unknown, or the release is revoked.
-        OutputError: the folder is missing, or cannot be written.
+        OutputError: the folder cannot be made or written.
         RecordError: a public key is none.
     """
     row = registry.release(release.file_id)
     if row is None or row.state == REVOKED:
         state = "is revoked" if row else "is not in this registry"
         raise RegistryError(f"release {release.file_id.hex()} {state}")
-    if folder is not None and not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist")
+    if folder is not None:
+        output_folder(folder)
     revoked = [] if targets is None else [target.key for target in targets if registry.revoked(target.key)]
     held = 0
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from unclone.errors import FormatError, OutputError, ParameterError, RegistryError
+from unclone.files import output_folder
 from unclone.fleet.bulk import in_parallel
 from unclone.fleet.licensing import Target
 from unclone.fleet.registry import Registry
@@ -192,12 +193,11 @@ def bind_each(
         **options: as of ``unclone.bind``.
 
     Raises:
-        OutputError: the folder is missing, or holds another file under a name that is needed.
+        OutputError: the folder cannot be made, or holds another file under a name that is needed.
         UncloneError: as ``unclone.bind``.
     """
     source, own = Path(model), Target.of(vendor)
-    if not folder.is_dir():
-        raise OutputError(f"the folder {folder} does not exist")
+    output_folder(folder)
     work = (
         _Work(source, target, own, folder / f"{target.key.hex()[:_TAG_DIGITS]}.{source.name}", tracing, options)
         for target in dict.fromkeys(targets)
