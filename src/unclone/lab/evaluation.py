@@ -312,7 +312,8 @@ def _experiments(
 
 def _sentence(task: Task, scheme: str, original: float, rows: Sequence[AttackRow]) -> str:
     run = [row for row in rows if row.verdict in ("gains", "no gain")]
-    left = f"; {sum(row.verdict == 'not run' for row in rows)} were not run" if len(run) < len(rows) else ""
+    missing = sum(row.verdict == "not run" for row in rows)
+    left = f"; {missing} were not run" if missing else ""
     winners = [row for row in run if row.verdict == "gains"]
     if not run:
         return f"Nothing can be said of {task.name} under {scheme}: no attack was run."
