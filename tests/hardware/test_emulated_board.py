@@ -15,6 +15,7 @@ import pytest
 from emulated_device import MACHINES, EmulatedBoard
 
 import unclone
+from recorded_data import data_folder
 from unclone.errors import ReconstructionError, SourceError
 from unclone.puf.serial import SerialSRAM
 
@@ -54,6 +55,24 @@ def test_enrol_bind_restore(boards: Boards, model_file: Path, tmp_path: Path) ->
         assert restored[name].data.tobytes() == tensor.tobytes()
 
     other = boards(chip="sim:sram?seed=8&bits=65536&noise_seed=1")
+    other.power_on()
+    with pytest.raises(ReconstructionError):
+        unclone.reconstruct(device, SerialSRAM(str(other.port), length=4096))
+
+
+def test_recorded_silicon_in_the_emulated_chip(boards: Boards, model_file: Path, tmp_path: Path) -> None:
+    recording = data_folder() / "puf" / "sram_scum.npz"
+    if not recording.is_file():
+        pytest.skip(f"{recording} is not here: github.com/Sara-Fa/SRAM-PUF-key-generation has the readings")
+    with np.load(recording) as data:
+        names = sorted(name for name in data.files if data[name].ndim == 2)
+    board, other = (boards(chip=f"file:{recording}?array={name}") for name in names[:2])
+    board.power_on()
+    source = SerialSRAM(str(board.port), board.power_cycle, length=4096)
+    device = unclone.enroll(source, readings=5)
+    unclone.bind(model_file, to=[device], output=tmp_path / "bound.safetensors")
+    for _ in range(5):  # each a power-up with the next reading of the chip
+        unclone.restore(tmp_path / "bound.safetensors", unclone.reconstruct(device, source)).wipe()
     other.power_on()
     with pytest.raises(ReconstructionError):
         unclone.reconstruct(device, SerialSRAM(str(other.port), length=4096))
