@@ -99,9 +99,8 @@ def test_record(entry: dict[str, Any]) -> None:
 
 
 def test_every_file_is_in_the_index() -> None:
-    files = {
-        str(path.relative_to(VECTORS)) for folder in ("licences", "models", "records") for path in (VECTORS / folder).iterdir()
-    }
+    folders = ("licences", "models", "records")
+    files = {str(path.relative_to(VECTORS)) for folder in folders for path in (VECTORS / folder).iterdir()}
     assert files == {entry["file"] for entry in INDEX["vectors"]}
 
 
