@@ -1,8 +1,10 @@
 """ONNX Runtime: a session on the true weights of a bound model, nothing on disk.
 
-The session gets the model's graph without its large weights, and those from the restored buffer
-(``SessionOptions.add_external_initializers``), which is right at every level of graph optimisation and above 2 GB.
-``add_initializer`` would not do: what optimisation has folded by then keeps the masked values, without an error.
+The session gets the model's graph without its large weights, and those from the restored buffer, in one of two ways.
+``add_external_initializers`` is right at every level of graph optimisation, but ONNX Runtime copies what it is given.
+``add_initializer`` copies nothing, but optimisation does not see the value: it serves weights of operators that take
+them as they are, and their place in the graph points to an empty file, so that whatever does look at one fails, and
+the session is made in the first way.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +36,19 @@ _EMBED_BELOW: Final = 4096
 """Smaller tensors go into the graph, where constant folding and fusions look at them."""
 
 _EXTERNAL: Final = "restored-in-memory"
+
+_EMPTY_FILE: Final = Path(os.devnull)
+_FOLDER: Final = "session.model_external_initializers_file_folder_path"
+
+_TAKES_AS_IT_IS: Final = {
+    *(("", op, 1) for op in ("MatMul", "Gemm")),
+    ("", "Gather", 0),
+    *(("", op, number) for op in ("RNN", "GRU", "LSTM") for number in (1, 2)),
+}
+"""Domain, operator and number of the input: no optimisation turns it round in place."""
+
+_MULTIPLIED_IN: Final = ("", "BatchNormalization")
+"""Optimisation multiplies this into a product before it."""
 
 
 def inference_session(
@@ -75,22 +91,51 @@ def session_from(restored: RestoredModel, *, sess_options: Any = None, providers
     if restored.header.format != "onnx":
         raise FormatError(f"a {restored.header.format} model was given where ONNX is needed")
     _refuse_output(sess_options)
+    chosen = list(providers or ["CPUExecutionProvider"])
     with Source(restored.layout.files[0], _verified(restored)) as source:
         model = parse_model(source)
         options, copied = _options(onnxruntime, sess_options, model)
-        plan = _plan(source, model, restored, external=copied)
-    values = [
-        onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, DTYPE_NUMBERS[dtype])
-        for array, dtype in plan.arrays
-    ]
-    if values:
-        options.add_external_initializers(plan.names, values)
-    session = onnxruntime.InferenceSession(
-        plan.graph, sess_options=options, providers=providers or ["CPUExecutionProvider"]
-    )
+        shared = _shared(model) if copied and chosen == ["CPUExecutionProvider"] else set()
+        if shared:
+            plan = _plan(source, model, restored, external=True, shared=shared)
+            try:
+                return _session(onnxruntime, plan, options, chosen, restored)
+            except Exception:  # optimisation looked at a weight, or this platform has no such file: the other way
+                options, _ = _options(onnxruntime, sess_options, model)
+        plan = _plan(source, model, restored, external=copied, shared=set())
+    return _session(onnxruntime, plan, options, chosen, restored)
+
+
+def _session(onnxruntime: Any, plan: _Plan, options: Any, providers: list[Any], restored: RestoredModel) -> Any:
+    values = {
+        name: onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, DTYPE_NUMBERS[dtype])
+        for name, (array, dtype) in plan.arrays.items()
+    }
+    injected = [name for name in values if name not in plan.shared]
+    if injected:
+        options.add_external_initializers(injected, [values[name] for name in injected])
+    if plan.shared:
+        options.add_session_config_entry(_FOLDER, str(_EMPTY_FILE.parent))
+    for name in plan.shared:
+        options.add_initializer(name, values[name])
+    session = onnxruntime.InferenceSession(plan.graph, sess_options=options, providers=providers)
     # The session reads its weights from the restored buffer: both live as long as it does.
     session._unclone_weights = (restored, plan.arrays, values)
     return session
+
+
+def _shared(model: Model) -> set[str]:
+    """The initialisers of the main graph that optimisation leaves alone."""
+    main = model.graphs[0]
+    ends = {value.name for value in main.outputs}
+    if any(node.kind == _MULTIPLIED_IN for node in main.nodes):
+        return set()
+    return {
+        name
+        for name, value in main.values.items()
+        if value.tensor is not None and name not in ends and not value.onward and value.uses
+        if all((*node.kind, number) in _TAKES_AS_IT_IS for node, number in value.uses)
+    }
 
 
 def _onnxruntime() -> Any:
@@ -159,17 +204,21 @@ _PROBE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The graph as bytes, and the initialisers that stay outside it: names, and arrays with their dtypes."""
+    """The graph as bytes, and the initialisers that stay outside it.
+
+    Attributes:
+        arrays: name -> array and dtype.
+        shared: names of those that are handed over without a copy.
+    """
 
     graph: bytes
-    names: list[str]
-    arrays: list[tuple[np.ndarray[Any, Any], str]]
+    arrays: dict[str, tuple[np.ndarray[Any, Any], str]]
+    shared: set[str]
 
 
-def _plan(source: Source, model: Model, restored: RestoredModel, *, external: bool) -> _Plan:
+def _plan(source: Source, model: Model, restored: RestoredModel, *, external: bool, shared: set[str]) -> _Plan:
     edits: list[Edit] = []
-    names: list[str] = []
-    arrays: list[tuple[np.ndarray[Any, Any], str]] = []
+    arrays: dict[str, tuple[np.ndarray[Any, Any], str]] = {}
     main = model.graphs[0]
     overridable = {value.name for value in main.inputs}
     masked = {tensor.name for tensor in restored.header.tensors}
@@ -182,9 +231,8 @@ def _plan(source: Source, model: Model, restored: RestoredModel, *, external: bo
         initializer = initializer and tensor not in model.sparse
         wide = DTYPES[DTYPE_NUMBERS[tensor.dtype]][1] >= 8
         if external and initializer and wide and name not in overridable and data.nbytes >= _EMBED_BELOW:
-            edits += make_external(tensor, _EXTERNAL, 0)
-            names.append(name)
-            arrays.append((_array(tensor, data), tensor.dtype))
+            edits += make_external(tensor, _EMPTY_FILE.name if name in shared else _EXTERNAL, 0)
+            arrays[name] = (_array(tensor, data), tensor.dtype)
         elif name in masked or tensor.storage == "external":
             edits += embed(tensor, Literal(data.tobytes()))
     if model.header_entry is not None:
@@ -198,7 +246,7 @@ def _plan(source: Source, model: Model, restored: RestoredModel, *, external: bo
             parts.append(source.read(piece.offset, piece.offset + piece.nbytes))
         elif isinstance(piece, Literal):
             parts.append(piece.data)
-    return _Plan(b"".join(parts), names, arrays)
+    return _Plan(b"".join(parts), arrays, shared & arrays.keys())
 
 
 def _array(tensor: Tensor, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
