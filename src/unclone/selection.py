@@ -67,6 +67,11 @@ class Positions:
             return self._drawn(tensor, chunk, nbytes, pattern, tile), None
         return tile, self._spans(tensor, chunk, nbytes)
 
+    def masked_chunks(self, tensor: int) -> list[int]:
+        """Numbers of the chunks of a tensor in which a block is masked; for a model of which blocks are masked."""
+        blocks = self._bitmap[self._first[tensor] : self._first[tensor + 1]]
+        return sorted(set((np.flatnonzero(blocks) // self._blocks_each(tensor)).tolist()))
+
     def _drawn(self, tensor: int, chunk: int, nbytes: int, pattern: bytes, tile: Tile | None) -> Tile:
         words = -(-nbytes // len(pattern))
         draws = self._draws.keystream(tensor, chunk, DRAW_BYTES * words).view("<u4")
@@ -77,8 +82,7 @@ class Positions:
 
     def _spans(self, tensor: int, chunk: int, nbytes: int) -> Spans:
         block = self._header.selection.block
-        per_chunk = -(-chunk_length(self._header.chunk, self._header.tensors[tensor].pattern) // block)
-        first = self._first[tensor] + chunk * per_chunk
+        first = self._first[tensor] + chunk * self._blocks_each(tensor)
         chosen = np.flatnonzero(self._bitmap[first : first + -(-nbytes // block)])
         spans: Spans = []
         for start in (chosen * block).tolist():
@@ -88,6 +92,11 @@ class Positions:
             else:
                 spans.append((start, stop))
         return spans
+
+    def _blocks_each(self, tensor: int) -> int:
+        """Blocks of a full chunk."""
+        step = chunk_length(self._header.chunk, self._header.tensors[tensor].pattern)
+        return -(-step // self._header.selection.block)
 
     def _open(self, header: Header, keys: ContentKeys) -> NDArray[np.uint8]:
         bitmap = open_positions(keys, header.selection.positions)

@@ -35,13 +35,18 @@ def worker_count(threads: int | None) -> int:
     return threads or len(os.sched_getaffinity(0))
 
 
-def chunks_of(tensors: Sequence[MaskedTensor], wanted: Iterable[int], chunk: int) -> Iterator[Chunk]:
-    """The chunks of the tensors with indices ``wanted``, in order."""
+def chunks_of(
+    tensors: Sequence[MaskedTensor],
+    wanted: Iterable[int],
+    chunk: int,
+    among: Callable[[int], Iterable[int]] | None = None,
+) -> Iterator[Chunk]:
+    """The chunks of the tensors with indices ``wanted``, in order; of each all, or those that ``among`` numbers."""
     for number in wanted:
         tensor = tensors[number]
         step = chunk_length(chunk, tensor.pattern)
-        for index, offset in enumerate(range(0, tensor.nbytes, step)):
-            yield Chunk(number, index, offset, min(step, tensor.nbytes - offset))
+        for index in among(number) if among else range(-(-tensor.nbytes // step)):
+            yield Chunk(number, index, index * step, min(step, tensor.nbytes - index * step))
 
 
 def for_each_batch(

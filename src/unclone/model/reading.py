@@ -23,6 +23,7 @@ from unclone.errors import FormatError
 __all__ = ["Files", "populate", "read_into"]
 
 _MADV_POPULATE_READ: Final = 22
+_MADV_POPULATE_WRITE: Final = 23
 _SHORTER: Final = "the file became shorter while it was read"
 
 
@@ -87,15 +88,15 @@ def _mapped(descriptor: int, flags: int, protection: int) -> mmap.mmap | None:
         return None
 
 
-def populate(mapping: mmap.mmap, offset: int, nbytes: int) -> bool:
-    """Bring a range in; ``False`` where the kernel does not know how.
+def populate(mapping: mmap.mmap, offset: int, nbytes: int, *, write: bool = False) -> bool:
+    """Bring a range in, with ``write`` as private copies; ``False`` where the kernel does not know how.
 
     Raises:
         FormatError: the file ends before.
     """
     start = offset - offset % mmap.PAGESIZE
     try:
-        mapping.madvise(_MADV_POPULATE_READ, start, offset + nbytes - start)
+        mapping.madvise(_MADV_POPULATE_WRITE if write else _MADV_POPULATE_READ, start, offset + nbytes - start)
     except ValueError:
         raise FormatError(_SHORTER) from None
     except OSError as problem:
