@@ -16,8 +16,9 @@ from typing import Final
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherAlgorithm, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.ciphers.modes import Mode
 from numpy.typing import NDArray
 
 from unclone.errors import UnsupportedError
@@ -197,13 +198,14 @@ class ChunkCipher:
         return True
 
     def _stream_into(self, nonce: bytes, out: Buffer) -> Buffer:
-        """The keystream without the cost of a tag: the AEADs' own counter modes, from the block after the tag's."""
-        if self._aes:  # SP 800-38D, section 7.1
-            encryptor = Cipher(algorithms.AES(self._key), modes.CTR(nonce + (2).to_bytes(4, "big"))).encryptor()
-        else:  # RFC 8439, section 2.8
-            encryptor = Cipher(algorithms.ChaCha20(self._key, (1).to_bytes(4, "little") + nonce), None).encryptor()
+        """The keystream: zeros, enciphered."""
+        mode: tuple[CipherAlgorithm, Mode | None]
+        if self._aes:  # GCM itself, whose code interleaves blocks: twice as fast as OpenSSL's counter mode
+            mode = algorithms.AES(self._key), modes.GCM(nonce)
+        else:  # RFC 8439, section 2.8: from the block after the one-time authenticator's key
+            mode = algorithms.ChaCha20(self._key, (1).to_bytes(4, "little") + nonce), None
         out[:] = 0
-        encryptor.update_into(out.data, out.data)
+        Cipher(*mode).encryptor().update_into(out.data, out.data)
         return out
 
     def _seal(self, nonce: bytes, data: Buffer, clear: list[Buffer]) -> bytes:
