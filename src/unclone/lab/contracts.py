@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "Array", "Attack", "Data", "Locked", "Outcome", "Scheme", "Task", "Weights"]
+__all__ = ["KINDS", "LABELLESS", "Array", "Attack", "Data", "Locked", "Outcome", "Scheme", "Task", "Weights"]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -25,6 +25,9 @@ Data: TypeAlias = tuple[Array, Array]
 
 KINDS: Final = ("dense", "convolutional", "recurrent", "embedding", "normalisation", "bias", "other")
 """What a weight can be (``Task.layers``)."""
+
+LABELLESS: Final = ("none", "device")
+"""What an attack may need instead of labels: nothing but the file, or the device or part of its key as well."""
 
 
 @runtime_checkable
@@ -176,7 +179,7 @@ class Attack(Protocol):
         name: as on the command line.
         reference: where it is published.
         published: the figure of the literature, or ``""``.
-        needs: ``"labels"``, ``"data"``, ``"base"``, ``"oracle"`` or ``"none"``.
+        needs: ``"labels"``, ``"data"``, ``"base"``, ``"oracle"``, or what uses no label (``LABELLESS``).
     """
 
     name: str

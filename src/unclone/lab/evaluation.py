@@ -15,7 +15,7 @@ import numpy as np
 
 from unclone._version import __version__
 from unclone.errors import ParameterError
-from unclone.lab.contracts import Attack, Task
+from unclone.lab.contracts import LABELLESS, Attack, Task
 from unclone.lab.fidelity import fidelity_experiment
 from unclone.lab.harness import Report, run_jobs
 from unclone.lab.jobs import BASELINE, Cache, Job, JobResult, TaskSource, experiment_key, run_job, task_digest
@@ -196,7 +196,7 @@ def attack_once(source: TaskSource, name: str, scheme: str, labels: int, seed: i
     chosen = attack_named(name)
     scheme_named(scheme)
     task = source.open()
-    used = 0 if chosen.needs == "none" else min(labels, task.train_size)
+    used = 0 if chosen.needs in LABELLESS else min(labels, task.train_size)
     job = Job(source, task_digest(task), scheme, name, used, seed, effort)
     outcome, baseline = run_job(job), run_job(replace(job, attack=BASELINE))
     if outcome.score is None or baseline.score is None:
@@ -233,7 +233,7 @@ class _Grid:
 
     def _counts(self, attack: Attack) -> list[int]:
         """An attack without labels runs once for each seed."""
-        return [0] if attack.needs == "none" else self._plan.label_counts(self._task.train_size)
+        return [0] if attack.needs in LABELLESS else self._plan.label_counts(self._task.train_size)
 
     def rows(self, chosen: Sequence[Attack], seeds: Sequence[int], running: dict[str, Any]) -> list[AttackRow]:
         pairs = [(attack, labels) for attack in chosen for labels in self._counts(attack)]

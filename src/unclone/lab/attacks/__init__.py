@@ -6,6 +6,10 @@ from typing import Final
 
 from unclone.lab.attacks.compression import PRUNE, QUANTISE
 from unclone.lab.attacks.distillation import Distillation
+from unclone.lab.attacks.helper_data import HelperManipulation
+from unclone.lab.attacks.key_leak import KeyLeak
+from unclone.lab.attacks.keystream import TwoTimePad
+from unclone.lab.attacks.modelling import PUFModelling
 from unclone.lab.attacks.positions import PositionDetection
 from unclone.lab.attacks.public_base import PublicBase
 from unclone.lab.attacks.repair import Repair
@@ -32,5 +36,9 @@ ATTACKS: Final[dict[str, Attack]] = {
         Distillation(),
         PublicBase(),
         PositionDetection(),
+        PUFModelling(),
+        TwoTimePad(),
+        KeyLeak(),
+        HelperManipulation(),
     )
 }

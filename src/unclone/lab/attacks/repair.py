@@ -33,8 +33,12 @@ class Repair:
     def run(self, task: Task, locked: Locked, *, labels: int, seed: int, effort: float) -> Outcome:  # noqa: ARG002
         """Repair and score; ``labels``, ``seed`` and ``effort`` are not used."""
         start = time.process_time()
-        weights: Weights = {name: self._tensor(value) for name, value in locked.weights.items()}
+        weights = self.apply(locked.weights)
         return Outcome(task.score(weights), weights, seconds=time.process_time() - start)
+
+    def apply(self, weights: Weights) -> Weights:
+        """The repaired weights."""
+        return {name: self._tensor(value) for name, value in weights.items()}
 
     def _tensor(self, value: Array) -> Array:
         if not np.issubdtype(value.dtype, np.floating) or value.size < _FEWEST:

@@ -2,80 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-import unclone
-from unclone.errors import ParameterError
 from unclone.lab.attacks.fitness import Fitness
+from unclone.lab.attacks.keyed import keyed
 from unclone.lab.attacks.mutation import Genome, start_of
-from unclone.lab.clones import force_open
-from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
-from unclone.lab.schemes.column_swap import swapped
-from unclone.records import DeviceKey
+from unclone.lab.contracts import Array, Locked, Outcome, Task
 
 __all__ = ["BitwiseRecovery", "Genetic", "HillClimbing"]
-
-
-class _KeyedModel(Protocol):
-    """What a guessed key makes of the file; ``truth``, only to count the bits that were right, and ``guess``."""
-
-    truth: Array
-    guess: Array
-
-    def weights(self, key: Array) -> Weights: ...
-
-
-class _Swapped:
-    def __init__(self, locked: Locked) -> None:
-        self._locked = locked
-        self.truth: Array = locked.secret
-        self.guess: Array = np.zeros_like(self.truth)
-
-    def weights(self, key: Array) -> Weights:
-        return swapped(self._locked.weights, self._locked.info["pairs"], key)
-
-
-class _Bound:
-    """The file opened with a guessed content key, every check skipped."""
-
-    def __init__(self, locked: Locked, path: Path, seed: int) -> None:
-        from unclone.keys import open_slot
-        from unclone.model.opening import read_bound
-
-        self._locked, self._path = locked, path
-        path.write_bytes(locked.secret.file)
-        record = path.with_name("device")
-        record.write_bytes(locked.secret.device)
-        header = read_bound(path)[1]
-        key = open_slot(header.slots, unclone.reconstruct(record, locked.secret.source), header.file_id)
-        self.truth: Array = np.unpackbits(np.frombuffer(key, dtype=np.uint8))
-        self.guess: Array = np.random.default_rng([seed, 0xB17]).integers(0, 2, self.truth.size, dtype=np.uint8)
-
-    def weights(self, key: Array) -> Weights:
-        with force_open(self._path, DeviceKey(np.packbits(key).tobytes())) as opened:
-            return {
-                name: opened[name].data.view(value.dtype).reshape(value.shape).copy()
-                for name, value in self._locked.weights.items()
-            }
-
-
-@contextmanager
-def _keyed(locked: Locked, seed: int) -> Iterator[_KeyedModel]:
-    if "pairs" in locked.info:
-        yield _Swapped(locked)
-    elif hasattr(locked.secret, "file"):
-        with tempfile.TemporaryDirectory() as folder:
-            yield _Bound(locked, Path(folder, "bound.safetensors"), seed)
-    else:
-        raise ParameterError("bitwise-recovery needs a scheme with a key of few bits: column-swap, or unclone's own")
 
 
 @dataclass
@@ -103,7 +41,7 @@ class BitwiseRecovery:
         start = time.process_time()
         fitness = Fitness(task, labels, seed)
         budget = max(1, round(self.budget * effort))
-        with _keyed(locked, seed) as model:
+        with keyed(locked, seed) as model:
             key = model.guess.copy()
             best = fitness(model.weights(key))
             idle = 0  # flips in a row that were no use

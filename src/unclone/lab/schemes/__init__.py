@@ -5,13 +5,27 @@ from __future__ import annotations
 from typing import Final
 
 from unclone.lab.contracts import Scheme
+from unclone.lab.schemes.arbiter_pad import ArbiterPad
+from unclone.lab.schemes.bare_helper import BareHelper
 from unclone.lab.schemes.bound import VARIANTS
 from unclone.lab.schemes.column_swap import ColumnSwap
 from unclone.lab.schemes.published import ColumnPermutation, FewWeights, PaperPad, SignFlips
+from unclone.lab.schemes.reused_pad import ReusedPad
 
 __all__ = ["SCHEMES"]
 
 SCHEMES: Final[dict[str, Scheme]] = {
     scheme.name: scheme
-    for scheme in (*VARIANTS, PaperPad(), ColumnPermutation(), SignFlips(), FewWeights(), ColumnSwap())
+    for scheme in (
+        *VARIANTS,
+        PaperPad(),
+        ArbiterPad(),
+        ArbiterPad("xor-arbiter-pad", chains=4, observed=40_000),
+        ReusedPad(),
+        BareHelper(),
+        ColumnPermutation(),
+        SignFlips(),
+        FewWeights(),
+        ColumnSwap(),
+    )
 }

@@ -9,10 +9,11 @@ import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Weights
 
-__all__ = ["ColumnPermutation", "FewWeights", "PaperPad", "SignFlips"]
+__all__ = ["ColumnPermutation", "FewWeights", "PaperPad", "SignFlips", "floats_of", "xored"]
 
 
-def _floats(weights: Weights) -> list[str]:
+def floats_of(weights: Weights) -> list[str]:
+    """Names of the tensors of floating-point numbers."""
     return [name for name, value in weights.items() if np.issubdtype(value.dtype, np.floating)]
 
 
@@ -35,22 +36,23 @@ class PaperPad:
         """Lock a copy; ``seed`` stands for the device."""
         rng = np.random.default_rng([seed, 0x9AD])
         pad: dict[str, Array] = {}
-        for name in _floats(weights):
+        for name in floats_of(weights):
             value = weights[name]
             words = rng.integers(0, 256, value.nbytes, dtype=np.uint8).view(f"u{value.itemsize}").reshape(value.shape)
             pad[name] = np.where(rng.random(value.shape) < self.share, words, 0).astype(words.dtype)
-        return Locked(_xor(weights, pad), pad)
+        return Locked(xored(weights, pad), pad)
 
     def unlock(self, locked: Locked) -> Weights:
         """The exact weights."""
-        return _xor(locked.weights, locked.secret)
+        return xored(locked.weights, locked.secret)
 
     def cost(self) -> str:
         """What the genuine device pays."""
         return "one PUF response for each locked bit, at each start"
 
 
-def _xor(weights: Weights, pad: dict[str, Array]) -> Weights:
+def xored(weights: Weights, pad: dict[str, Array]) -> Weights:
+    """A copy with the words of ``pad``, unsigned integers of the weights' shapes, XORed to it; twice is not at all."""
     result = _copy(weights)
     for name, words in pad.items():
         result[name] = (np.ascontiguousarray(result[name]).view(words.dtype) ^ words).view(weights[name].dtype)
@@ -94,7 +96,7 @@ class SignFlips:
 
     def lock(self, weights: Weights, seed: int) -> Locked:  # noqa: ARG002
         """Lock a copy; ``seed`` stands for the device."""
-        name = next(name for name in _floats(weights) if weights[name].ndim > 1)
+        name = next(name for name in floats_of(weights) if weights[name].ndim > 1)
         largest = np.argsort(-np.abs(weights[name].reshape(-1)), kind="stable")[: self.count]
         secret = (name, largest)
         return Locked(_flipped(weights, secret), secret)
@@ -129,7 +131,7 @@ class FewWeights:
         """Lock a copy; ``seed`` stands for the device."""
         rng = np.random.default_rng([seed, 0xFE3])
         result, secret = _copy(weights), {}
-        for name in _floats(weights):
+        for name in floats_of(weights):
             if weights[name].ndim > 1:
                 flat = result[name].reshape(-1)
                 places = rng.choice(flat.size, max(1, round(self.share * flat.size)), replace=False)
