@@ -127,15 +127,16 @@ def _source(model: Path | None, task: str | None, data: Path | None, metric: str
 
 
 def _list(as_json: bool) -> None:
-    from unclone.lab.registry import attacks, schemes
+    from unclone.lab.attacks import ATTACKS
+    from unclone.lab.schemes import SCHEMES
     from unclone.lab.tasks import TASKS
 
     value: dict[str, Any] = {
         "attacks": [
             {"name": item.name, "needs": item.needs, "reference": item.reference, "published": item.published}
-            for item in attacks().values()
+            for item in ATTACKS.values()
         ],
-        "schemes": [{"name": item.name, "reference": item.reference} for item in schemes().values()],
+        "schemes": [{"name": item.name, "reference": item.reference} for item in SCHEMES.values()],
         "tasks": [{"name": name, "about": about} for name, about in TASKS.items()],
     }
     lines = ["attacks"]

@@ -13,7 +13,19 @@ from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 from numpy.typing import NDArray
 
-__all__ = ["KINDS", "LABELLESS", "Array", "Attack", "Data", "Locked", "Outcome", "Scheme", "Task", "Weights"]
+__all__ = [
+    "KINDS",
+    "LABELLESS",
+    "Array",
+    "Attack",
+    "Data",
+    "Locked",
+    "ModelScheme",
+    "Outcome",
+    "Scheme",
+    "Task",
+    "Weights",
+]
 
 Array: TypeAlias = NDArray[Any]
 
@@ -146,6 +158,15 @@ class Scheme(Protocol):
 
     def cost(self) -> str:
         """What the scheme costs on the device, in one line."""
+        ...
+
+
+@runtime_checkable
+class ModelScheme(Scheme, Protocol):
+    """A scheme that looks at the task's data for what to lock."""
+
+    def lock_model(self, task: Task, seed: int) -> Locked:
+        """Lock the task's true weights; ``seed`` stands for the device."""
         ...
 
 

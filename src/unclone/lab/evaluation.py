@@ -15,12 +15,13 @@ import numpy as np
 
 from unclone._version import __version__
 from unclone.errors import ParameterError
+from unclone.lab.attacks import ATTACKS
 from unclone.lab.contracts import LABELLESS, Attack, Task
 from unclone.lab.fidelity import fidelity_experiment
 from unclone.lab.harness import Report, run_jobs
 from unclone.lab.jobs import BASELINE, Cache, Job, JobResult, TaskSource, experiment_key, run_job, task_digest
 from unclone.lab.paper import paper_experiment
-from unclone.lab.registry import attack_named, attacks, scheme_named
+from unclone.lab.registry import attack_named, scheme_named
 from unclone.lab.statistics import compare
 
 __all__ = ["PROFILES", "AttackRow", "Evaluation", "Profile", "attack_once", "evaluate"]
@@ -141,7 +142,7 @@ def evaluate(
 
     Args:
         source: the task.
-        scheme: a name in ``schemes()``.
+        scheme: a name in ``unclone.lab.schemes.SCHEMES``.
         profile: a name in ``PROFILES``.
         names: attacks alone, without the experiments; all of both by default.
         seeds: repetitions, in place of the profile's.
@@ -159,7 +160,7 @@ def evaluate(
         raise ParameterError(f"profile is one of {', '.join(PROFILES)}, not {profile[:40]!r}")
     plan = PROFILES[profile]
     numbers = list(range(seeds or plan.seeds))
-    chosen = [attack_named(name) for name in (names or attacks())]
+    chosen = [attack_named(name) for name in (names or ATTACKS)]
     binding = scheme_named(scheme)
     task = source.open()
     grid = _Grid(source, task_digest(task), scheme, plan, task)

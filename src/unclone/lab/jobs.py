@@ -16,11 +16,21 @@ import numpy as np
 
 from unclone._version import __version__
 from unclone.errors import InputError, UncloneError
-from unclone.lab.contracts import Outcome, Task, Weights
+from unclone.lab.contracts import Locked, ModelScheme, Outcome, Scheme, Task, Weights
 from unclone.lab.registry import attack_named, scheme_named
 from unclone.lab.tasks import open_task
 
-__all__ = ["BASELINE", "Cache", "Job", "JobResult", "TaskSource", "experiment_key", "run_job", "task_digest"]
+__all__ = [
+    "BASELINE",
+    "Cache",
+    "Job",
+    "JobResult",
+    "TaskSource",
+    "experiment_key",
+    "locked_by",
+    "run_job",
+    "task_digest",
+]
 
 BASELINE: Final = "from-scratch"
 """Name of the job that trains without the file; of an attack without labels, an untrained network or a constant."""
@@ -161,7 +171,7 @@ def run_job(job: Job) -> JobResult:
         score = baseline_score(task, job.labels, job.seed, job.effort)
         return JobResult(score, time.process_time() - start)
     try:
-        locked = scheme_named(job.scheme).lock(task.weights(), job.seed)
+        locked = locked_by(scheme_named(job.scheme), task, job.seed)
         start = time.process_time()
         outcome: Outcome = attack_named(job.attack).run(
             task, locked, labels=job.labels, seed=job.seed, effort=job.effort
@@ -172,6 +182,11 @@ def run_job(job: Job) -> JobResult:
         return JobResult(None, time.process_time() - start, problem=f"{type(problem).__name__}: {problem}")
     detail = {name: float(value) for name, value in outcome.detail.items()}
     return JobResult(float(outcome.score), time.process_time() - start, outcome.queries, detail)
+
+
+def locked_by(scheme: Scheme, task: Task, seed: int) -> Locked:
+    """The task's true weights, locked."""
+    return scheme.lock_model(task, seed) if isinstance(scheme, ModelScheme) else scheme.lock(task.weights(), seed)
 
 
 def baseline_score(task: Task, labels: int, seed: int, effort: float) -> float:

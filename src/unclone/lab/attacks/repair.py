@@ -9,10 +9,24 @@ import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
 
-__all__ = ["Repair"]
+__all__ = ["Repair", "UseAsIs"]
 
 _SPREADS = 5.0
 _FEWEST = 8  # of fewer numbers no spread can be told
+
+
+@dataclass
+class UseAsIs:
+    """The file as it lies, in any ordinary tool."""
+
+    name: str = "use-as-is"
+    reference: str = "the file as it lies"
+    published: str = ""
+    needs: str = "none"
+
+    def run(self, task: Task, locked: Locked, *, labels: int, seed: int, effort: float) -> Outcome:  # noqa: ARG002
+        """Score; ``labels``, ``seed`` and ``effort`` are not used."""
+        return Outcome(task.score(locked.weights), locked.weights)
 
 
 @dataclass

@@ -8,7 +8,9 @@ from unclone.lab.contracts import Scheme
 from unclone.lab.schemes.arbiter_pad import ArbiterPad
 from unclone.lab.schemes.bare_helper import BareHelper
 from unclone.lab.schemes.bound import VARIANTS
+from unclone.lab.schemes.cat_map import CatMap
 from unclone.lab.schemes.column_swap import ColumnSwap
+from unclone.lab.schemes.picked import PickedWeights
 from unclone.lab.schemes.published import ColumnPermutation, FewWeights, PaperPad, SignFlips
 from unclone.lab.schemes.reused_pad import ReusedPad
 
@@ -26,6 +28,9 @@ SCHEMES: Final[dict[str, Scheme]] = {
         ColumnPermutation(),
         SignFlips(),
         FewWeights(),
+        PickedWeights(),
+        PickedWeights("nnsplitter", share=0.05, within=True, reference="after NNSplitter, ICML 2023"),
         ColumnSwap(),
+        CatMap(),
     )
 }

@@ -118,14 +118,11 @@ def _flipped(weights: Weights, secret: tuple[str, Array]) -> Weights:
 
 @dataclass
 class FewWeights:
-    """A few random weights of each tensor made large, their true values kept apart (after NNSplitter, ICML 2023).
-
-    NNSplitter picks positions by reinforcement learning and keeps the changes small; these are random and large.
-    """
+    """A few random weights of each tensor made large, their true values kept apart: the cheapest lock."""
 
     name: str = "few-weights"
     share: float = 0.01
-    reference: str = "after NNSplitter, ICML 2023"
+    reference: str = "the principle of NNSplitter (ICML 2023), without its choice"
 
     def lock(self, weights: Weights, seed: int) -> Locked:
         """Lock a copy; ``seed`` stands for the device."""
