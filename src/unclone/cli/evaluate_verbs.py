@@ -52,6 +52,10 @@ def evaluate(
         list[str] | None, typer.Option("--attack", metavar="NAME", help="Only this attack; repeat for several.")
     ] = None,
     seeds: _Seeds = None,
+    labels: Annotated[
+        str | None,
+        typer.Option(metavar="N,N", help="Labels of the attacker, instead of the profile's; below 1 a share: 50,0.2."),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the report into one HTML file.")] = None,
     backend: _Backend = "loky",
     workers: _Workers = -1,
@@ -73,6 +77,7 @@ def evaluate(
             profile=profile,
             names=attacks or None,
             seeds=seeds,
+            labels=_numbers(labels),
             cache=None if no_cache else _cache(),
             backend=backend,
             workers=workers,
@@ -124,6 +129,13 @@ def _source(model: Path | None, task: str | None, data: Path | None, metric: str
     if data is None:
         raise ParameterError(f"{model} needs --data FILE.npz: inputs and labels to score it on")
     return TaskSource(str(model), str(data), metric)
+
+
+def _numbers(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ParameterError(f"--labels takes numbers joined by commas, not {text!r}") from None
 
 
 def _list(as_json: bool) -> None:

@@ -194,7 +194,8 @@ class Attack(Protocol):
     """A way to make use of a locked model.
 
     The baseline of an attack is training with the same labels, seed and effort from ``task.initialise(seed)``, or from
-    the public base where the attack is given one.
+    the public base where the attack is given one. Two attributes are optional: ``upper_bound``, true of what no binding
+    can prevent, and ``own_task``, true where only the attack's own ``detail["baseline"]`` is on the same task.
 
     Attributes:
         name: as on the command line.

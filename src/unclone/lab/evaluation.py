@@ -132,6 +132,7 @@ def evaluate(
     profile: str = "standard",
     names: Iterable[str] | None = None,
     seeds: int | None = None,
+    labels: Sequence[float] | None = None,
     cache: Path | None = None,
     backend: str = "loky",
     workers: int = -1,
@@ -146,6 +147,7 @@ def evaluate(
         profile: a name in ``PROFILES``.
         names: attacks alone, without the experiments; all of both by default.
         seeds: repetitions, in place of the profile's.
+        labels: of the attacker, in place of the profile's: numbers, or below 1 shares of the training set.
         cache: folder of results, for runs that resume.
         backend: see ``unclone.lab.harness.run_jobs``.
         workers: likewise.
@@ -159,6 +161,8 @@ def evaluate(
     if profile not in PROFILES:
         raise ParameterError(f"profile is one of {', '.join(PROFILES)}, not {profile[:40]!r}")
     plan = PROFILES[profile]
+    if labels is not None:
+        plan = _with_labels(plan, labels)
     numbers = list(range(seeds or plan.seeds))
     chosen = [attack_named(name) for name in (names or ATTACKS)]
     binding = scheme_named(scheme)
@@ -185,6 +189,13 @@ def evaluate(
     )
 
 
+def _with_labels(plan: Profile, labels: Sequence[float]) -> Profile:
+    if not labels or any(count <= 0 or (count > 1 and count != int(count)) for count in labels):
+        raise ParameterError("labels are numbers, or shares of the training set below 1, all above 0")
+    counts = tuple(int(count) for count in labels if count >= 1)
+    return replace(plan, labels=counts, shares=tuple(share for share in labels if share < 1))
+
+
 def attack_once(source: TaskSource, name: str, scheme: str, labels: int, seed: int, effort: float) -> dict[str, Any]:
     """One run of one attack, and its baseline.
 
@@ -202,7 +213,8 @@ def attack_once(source: TaskSource, name: str, scheme: str, labels: int, seed: i
     outcome, baseline = run_job(job), run_job(replace(job, attack=BASELINE))
     if outcome.score is None or baseline.score is None:
         raise ParameterError(f"{name} does not apply to {task.name} under {scheme}: {outcome.problem}")
-    reference = max(baseline.score, outcome.detail.get("baseline", baseline.score))
+    own = outcome.detail.get("baseline", baseline.score)
+    reference = own if getattr(chosen, "own_task", False) else max(baseline.score, own)
     return {
         "attack": name,
         "reference": chosen.reference,
@@ -271,6 +283,8 @@ class _Grid:
             return row
         row.scores = [result.score for result in mine if result.score is not None]
         scratch = [results[self._job(BASELINE, labels, seed)].score for seed in seeds]
+        if getattr(attack, "own_task", False):  # what trains from scratch on the victim's task is no measure
+            scratch = [result.detail["baseline"] for result in mine]
         row.baselines = [
             max(own for own in (plain, result.detail.get("baseline")) if own is not None)
             for plain, result in zip(scratch, mine, strict=True)

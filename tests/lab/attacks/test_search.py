@@ -137,12 +137,27 @@ def test_full_words_stand_out_more_than_masked_mantissas() -> None:
     assert "auc" not in _run("position-detection", "unclone").detail
 
 
+def test_features_are_worth_something_on_another_task() -> None:
+    task, attack = _task(), ATTACKS["near-task"]
+
+    def lead(scheme: str) -> float:
+        """Mean over seeds: with few labels a single one says little."""
+        outcomes = [
+            attack.run(task, SCHEMES[scheme].lock(task.weights(), seed), labels=30, seed=seed, effort=0.5)
+            for seed in range(4)
+        ]
+        return float(np.mean([outcome.score - outcome.detail["baseline"] for outcome in outcomes]))
+
+    assert lead("few-weights") > 0.02
+    assert lead("unclone") < 0.01
+
+
 def test_attacks_that_train_say_so_where_nothing_trains() -> None:
     class Fixed:
         trainable = False
         name = "fixed"
 
-    for attack in ("distillation", "public-base", "position-detection"):
+    for attack in ("distillation", "public-base", "position-detection", "near-task"):
         with pytest.raises(ParameterError, match="fixed"):
             ATTACKS[attack].run(Fixed(), Locked({}, None), labels=5, seed=0, effort=1.0)  # type: ignore[arg-type]
 

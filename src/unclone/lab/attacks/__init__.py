@@ -16,6 +16,7 @@ from unclone.lab.attacks.public_base import PublicBase
 from unclone.lab.attacks.repair import Repair, UseAsIs
 from unclone.lab.attacks.search import BitwiseRecovery, Genetic, HillClimbing
 from unclone.lab.attacks.training import ExponentsKnown, FineTune
+from unclone.lab.attacks.transfer import NearTask
 from unclone.lab.contracts import Attack
 
 __all__ = ["ATTACKS"]
@@ -30,6 +31,7 @@ ATTACKS: Final[dict[str, Attack]] = {
         FineTune(),
         FineTune("fine-tune-rescaled", rescale=True),
         ExponentsKnown(),
+        NearTask(),
         BitwiseRecovery(),
         KeySearch(),
         HillClimbing(),

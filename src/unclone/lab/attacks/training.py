@@ -10,7 +10,7 @@ import numpy as np
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
 
-__all__ = ["ExponentsKnown", "FineTune", "clear_bits_start"]
+__all__ = ["ExponentsKnown", "FineTune", "clear_bits_start", "rescaled"]
 
 
 @dataclass
@@ -36,12 +36,12 @@ class FineTune:
         begin = repaired or locked.weights
         if self.rescale:
             fresh = task.initialise(seed)
-            begin = {name: _rescaled(value, fresh[name]) for name, value in begin.items()}
+            begin = {name: rescaled(value, fresh[name]) for name, value in begin.items()}
         weights = task.fit(begin, labels, seed, effort=effort)
         return Outcome(task.score(weights), weights, seconds=time.process_time() - start)
 
 
-def _rescaled(value: Array, fresh: Array) -> Array:
+def rescaled(value: Array, fresh: Array) -> Array:
     """``value`` with mean and spread of ``fresh``; a tensor that is constant when it is fresh stays fresh."""
     if not np.issubdtype(value.dtype, np.floating) or not fresh.size or np.ptp(fresh) == 0:
         return fresh
