@@ -69,6 +69,7 @@ class BoundModelGuess:
         with Files(layout.files) as files:
             holes = layout_holes(layout, (region for _, region in masked_regions(layout, self._header)))
             self._carrier = read_carrier(files.descriptors, holes).digest
+        self._authenticated = mac_input(self._header)
         key = open_slot(self._header.slots, unclone.reconstruct(record, locked.secret.source), self._header.file_id)
         self.truth: Array = np.unpackbits(np.frombuffer(key, dtype=np.uint8))
         self.guess: Array = np.random.default_rng([seed, 0xB17]).integers(0, 2, self.truth.size, dtype=np.uint8)
@@ -84,7 +85,7 @@ class BoundModelGuess:
     def opens(self, key: Array) -> bool:
         """Whether the tag of the header is right under a content key."""
         keys = content_keys(np.packbits(key).tobytes(), self._header.file_id)
-        return check_header_mac(keys, mac_input(self._header), self._carrier, self._header)
+        return check_header_mac(keys, self._authenticated, self._carrier, self._header)
 
 
 @contextmanager
