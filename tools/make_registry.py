@@ -18,7 +18,8 @@ from pathlib import Path
 import unclone
 from unclone import canonical
 from unclone.device_file import render_device
-from unclone.fleet.registry import batches, open_registry
+from unclone.fleet.bulk import batches
+from unclone.fleet.registry import BATCH, open_registry
 from unclone.fleet.rows import LicenceRow, ModelRow, ReleaseRow, pack_record
 
 SITES = ("ulm", "graz", "lille", "brno")
@@ -101,7 +102,7 @@ def add_business(registry, licences, seed=2):
 def make_registry(path, devices, licences=0):
     """A registry of made-up devices."""
     with open_registry(str(path), create=True) as registry:
-        for batch in batches(device_texts(devices)):
+        for batch in batches(device_texts(devices), BATCH):
             registry.add_packed(pack_record("device", text) for text in batch)
         add_business(registry, licences)
 

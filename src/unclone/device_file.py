@@ -21,6 +21,7 @@ __all__ = [
     "RECORD_LIMIT",
     "VERSION",
     "load_device",
+    "parse_canonical",
     "parse_device",
     "render_device",
     "save_device",
@@ -83,13 +84,20 @@ def parse_device(data: bytes) -> Device:
         RecordAlteredError: it does not match its own digest.
         UnsupportedError: another version or suite.
     """
+    return parse_canonical(data)[0]
+
+
+def parse_canonical(data: bytes) -> tuple[Device, bytes]:
+    """The record in ``data``, and its canonical form, digest included; errors as of ``parse_device``."""
     try:
         value = canonical.parse(data)
         _check_kind(value)
         digest = value.pop("digest")
-        if digest != hashlib.sha256(canonical.encode(value)).hexdigest():
+        body = canonical.encode(value)
+        if digest != hashlib.sha256(body).hexdigest():
             raise RecordAlteredError("the device record was altered or damaged: its digest does not match")
-        return _from_json(value)
+        # Of all members, the digest's name comes first.
+        return _from_json(value), b'{"digest":"%b",%b' % (digest.encode("ascii"), body[1:])
     except CanonicalError as problem:
         raise RecordError(f"the device record is malformed: {problem}") from None
     except (ValueError, RecursionError) as problem:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 from unclone.errors import MissingExtraError, ParameterError
 
-__all__ = ["BACKENDS", "cores", "in_parallel"]
+__all__ = ["BACKENDS", "batches", "cores", "in_parallel"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +25,13 @@ _WINDOW: Final = 4  # chunks for each worker in one window
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of ``size``, the last one shorter."""
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
 
 
 def in_parallel(
@@ -59,13 +67,22 @@ def in_parallel(
         from joblib import Parallel, delayed, parallel_config
     except ImportError:
         raise MissingExtraError("joblib", "fleet") from None
-    iterator = iter(items)
     with ExitStack() as stack:
         settings = _settings(stack, backend, workers, scheduler)
         stack.enter_context(parallel_config(**settings))
         parallel = stack.enter_context(Parallel(n_jobs=workers, batch_size=1))
-        while window := list(islice(iterator, workers * _WINDOW)):
-            yield from parallel(delayed(work)(item) for item in window)
+
+        def run(window: list[T]) -> list[R]:
+            return list(parallel(delayed(work)(item) for item in window))
+
+        # The workers are a window ahead of whoever takes the results.
+        ahead = stack.enter_context(ThreadPoolExecutor(1))
+        windows = batches(items, workers * _WINDOW)
+        waiting = [ahead.submit(run, window) for window in islice(windows, 1)]
+        while waiting:
+            results = waiting.pop().result()
+            waiting = [ahead.submit(run, window) for window in islice(windows, 1)]
+            yield from results
 
 
 def _settings(stack: ExitStack, backend: str, workers: int, scheduler: str) -> dict[str, Any]:

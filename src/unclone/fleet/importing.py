@@ -19,9 +19,9 @@ from unclone import canonical
 from unclone.canonical import CanonicalError
 from unclone.errors import InputError, ReconstructionError, RecordError
 from unclone.files import read_bounded
-from unclone.fleet.bulk import in_parallel
+from unclone.fleet.bulk import batches, in_parallel
 from unclone.fleet.exporting import FIELDS, export_lines
-from unclone.fleet.registry import BATCH, Registry, batches, open_registry
+from unclone.fleet.registry import BATCH, Registry, open_registry
 from unclone.fleet.rows import REVOKED, LicenceRow, ModelRow, Packed, ReleaseRow, pack_record
 from unclone.fleet.writing import Counts, Writer
 from unclone.machine.file import FORMAT as MACHINE_FORMAT

@@ -16,8 +16,8 @@ from typing import Final
 
 from unclone.errors import FormatError, OutputError, RegistryError
 from unclone.files import output_folder
-from unclone.fleet.bulk import in_parallel
-from unclone.fleet.registry import Registry, batches
+from unclone.fleet.bulk import batches, in_parallel
+from unclone.fleet.registry import BATCH, Registry
 from unclone.fleet.rows import REVOKED, DeviceRow, LicenceRow, key_digest
 from unclone.keys import check_suite, open_slot, slot_hint
 from unclone.licence import LICENCE_LIMIT, Issuer, check_terms, end_of, parse_licence
@@ -179,7 +179,7 @@ def license_registry(
                 yield target
 
     issued, created, end = 0, int(time.time()), end_of(plan.not_after)
-    for batch in batches(_issue(release, wanted(), plan)):
+    for batch in batches(_issue(release, wanted(), plan), BATCH):
         rows = [LicenceRow(release.file_id, target.key, text.decode("ascii"), created, end) for target, text in batch]
         registry.add_licences(rows, replace=replace)
         issued += len(rows)

@@ -20,6 +20,7 @@ from sqlalchemy import Connection
 from unclone import canonical
 from unclone.canonical import CanonicalError
 from unclone.errors import ParameterError, RegistryError
+from unclone.fleet.engine import insert_rows
 from unclone.fleet.schema import events
 
 __all__ = ["GENESIS", "Head", "Log", "event_hash", "parse_head", "read_head", "row_digest"]
@@ -131,5 +132,5 @@ class Log:
     def flush(self) -> None:
         """Write what was appended."""
         if self._pending:
-            self._connection.execute(sa.insert(events), self._pending)
+            insert_rows(self._connection, events, self._pending)
             self._pending = []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
@@ -13,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from unclone.device_file import parse_device
 from unclone.errors import ParameterError, RegistryError
+from unclone.fleet.bulk import batches
 from unclone.fleet.engine import DEFAULT_URL, WRITE, open_engine
 from unclone.fleet.log import Head, read_head
 from unclone.fleet.rows import (
@@ -33,7 +33,7 @@ from unclone.machine import Machine
 from unclone.machine.file import parse_machine
 from unclone.records import Device
 
-__all__ = ["BATCH", "Counts", "Registry", "batches", "open_registry"]
+__all__ = ["BATCH", "Counts", "Registry", "open_registry"]
 
 T = TypeVar("T")
 
@@ -127,7 +127,7 @@ class Registry:
     def add_packed(self, packed: Iterable[Packed]) -> Counts:
         """Add records that were parsed elsewhere, ``BATCH`` in a transaction."""
         total = Counts()
-        for batch in batches(packed):
+        for batch in batches(packed, BATCH):
             with self.writing() as writer:
                 for kind in ("device", "machine"):
                     total += writer.add_records(kind, [item for item in batch if item.kind == kind])
@@ -149,7 +149,7 @@ class Registry:
     def add_releases(self, many: Iterable[ReleaseRow]) -> Counts:
         """Add releases, ``BATCH`` in a transaction; see ``add_release``."""
         total = Counts()
-        for batch in batches(many):
+        for batch in batches(many, BATCH):
             with self.writing() as writer:
                 total += writer.add_releases(batch)
         return total
@@ -170,7 +170,7 @@ class Registry:
                 The batches before it are in.
         """
         total = Counts()
-        for batch in batches(many):
+        for batch in batches(many, BATCH):
             with self.writing() as writer:
                 total += writer.add_licences(batch, replace=replace)
         return total
@@ -305,13 +305,6 @@ class Registry:
         with self.reading() as connection:
             row = connection.execute(query.limit(1)).mappings().first()
         return dict(row) if row else None
-
-
-def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
-    """The items in lists of ``size``, the last one shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
 
 
 def _refused(problem: DBAPIError) -> RegistryError:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from unclone.canonical import CanonicalError
-from unclone.device_file import RECORD_LIMIT, parse_device, render_device
+from unclone.device_file import RECORD_LIMIT, parse_canonical, render_device
 from unclone.errors import RecordError, RegistryError
 from unclone.machine import Machine
 from unclone.machine.file import MACHINE_LIMIT, parse_machine, render_machine
@@ -206,7 +206,7 @@ def pack_record(kind: str, text: bytes) -> Packed:
         UnsupportedError: another version or suite.
     """
     if kind == "device":
-        return _pack_device(parse_device(text), _canonical(text))
+        return _pack_device(*parse_canonical(text))
     return _pack_machine(parse_machine(text), _canonical(text))
 
 

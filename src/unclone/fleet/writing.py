@@ -10,7 +10,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from unclone.errors import ParameterError, RegistryError
-from unclone.fleet.change import Change, Counts, check_texts, measurement_tallies, shown, subject_of
+from unclone.fleet.change import (
+    Change,
+    Counts,
+    check_texts,
+    measurement_tallies,
+    shown,
+    subject_of,
+)
+from unclone.fleet.engine import insert_rows
 from unclone.fleet.rows import ACTIVE, HEALTH, REVOKED, LicenceRow, ModelRow, Packed, ReleaseRow
 from unclone.fleet.schema import BY_KIND, devices, measurements, records
 
@@ -57,11 +65,11 @@ class Writer(Change):
             counts["added" if old is None else "updated"] += 1
             (new if old is None or item.key in new else changed)[item.key] = row
         if new:
-            self._connection.execute(sa.insert(table), list(new.values()))
+            insert_rows(self._connection, table, new.values())
         for row in changed.values():
             self._connection.execute(sa.update(table).where(table.c.id == row["id"]).values(row))
         if bodies:
-            self._connection.execute(sa.insert(records), bodies)
+            insert_rows(self._connection, records, bodies)
         return Counts(counts["added"], counts["updated"], counts["unchanged"])
 
     def _is_news(self, kind: str, item: Packed, old: Mapping[str, Any], pending: list[dict[str, Any]]) -> bool:
@@ -198,7 +206,7 @@ class Writer(Change):
             else:
                 self._connection.execute(sa.update(table).where(table.c.id == row["id"]).values(row))
         if new:
-            self._connection.execute(sa.insert(table), list(new.values()))
+            insert_rows(self._connection, table, new.values())
         return Counts(counts["added"], counts["updated"], counts["unchanged"])
 
     # -- changes of single rows ------------------------------------------------------------------------------------
