@@ -9,6 +9,7 @@ comparisons tells the key. Where all helper data is hashed into the key, no chan
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ _TRIES = 5
 _MORE = 15
 _ATTEMPTS = 4
 _ORDERS = 8
+_SEGMENTS = 3
 _LARGE = 8.0
 
 
@@ -94,7 +96,7 @@ def _plausible(weights: Weights) -> float:
 
 
 def recover_secrets(device: HelperOracle, seed: int) -> list[bytes]:
-    """Two candidates for the extractor's secret (comparisons do not tell a cell from its complement), or none: where
+    """Few candidates for the extractor's secret (comparisons do not tell cells from their complements), or none: where
     the first altered helper data is refused.
 
     Args:
@@ -125,20 +127,25 @@ def recover_secrets(device: HelperOracle, seed: int) -> list[bytes]:
     if not any(starts):
         return []
     order = orders[int(np.argmax(starts))]
-    relative = [0]
+    segments = [{0: 0}]  # position -> its cell, relative to that of the segment's first
     for position in range(code.n - 1):
         for reader, changed, reading in _neighbours(units, position, sketch.layout.units):
             kept = _information_set(columns, [reader, *order[~np.isin(order, changed)]], code.k)
             if kept is not None:
-                relative.append(relative[-1] ^ (not equal(kept, reading)))
+                segments[-1][position + 1] = segments[-1][position] ^ (not equal(kept, reading))
                 break
-        else:
-            break
-    known = _information_set(columns, range(len(relative)), code.k)
+        else:  # amid a long run of cells in use
+            segments.append({position + 1: 0})
+    longest = sorted(segments, key=len, reverse=True)[:_SEGMENTS]
+    owner = {position: number for number, segment in enumerate(longest) for position in segment}
+    known = _information_set(columns, owner, code.k)
     if known is None:
         return []
-    words = [np.array(relative, dtype=np.uint8)[known] ^ value ^ sketch.offset[known] for value in (0, 1)]
-    return [np.packbits(_solve(generator[known], word)).tobytes() for word in words]
+    word = np.array([longest[owner[position]][position] for position in known], dtype=np.uint8) ^ sketch.offset[known]
+    owners = np.array([owner[position] for position in known])
+    flips = itertools.product((0, 1), repeat=len(longest))
+    words = [word ^ np.array(flip, dtype=np.uint8)[owners] for flip in flips]
+    return [np.packbits(_solve(generator[known], candidate)).tobytes() for candidate in words]
 
 
 def _neighbours(units: Array, position: int, cells: int) -> Iterator[tuple[int, Array, Array]]:
