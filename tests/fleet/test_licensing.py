@@ -33,7 +33,7 @@ pytest.importorskip("sqlalchemy")
 from unclone.fleet import licensing
 from unclone.fleet.licensing import Plan, ReleaseKey, Target, licence_name, license_files, license_registry
 from unclone.fleet.registry import Registry, open_registry
-from unclone.fleet.release import bind_each, make_release, register_release, rekey
+from unclone.fleet.release import Tracing, bind_each, make_release, register_release, rekey
 
 REPORT = EnrollmentReport(5, 8192, 500_000, 60_000, 1, 1, 1, 128, -9000)
 VENDOR = DeviceKey(b"v" * 32)
@@ -247,6 +247,32 @@ def test_what_cannot_be_licensed(shipped: Shipped, tmp_path: Path) -> None:
         license_files(shipped.key, [Target(keys.SUITE, bytes(32))], tmp_path, Plan())
     with pytest.raises(ParameterError):
         Plan(not_after="soon")
+
+
+def test_all_machines_and_none_of_their_parts(shipped: Shipped, registry: Registry) -> None:
+    parts = {name: f"sim:sram?seed={seed}&noise_seed=1" for name, seed in (("a", 71), ("b", 72))}
+    press = enroll_machine(parts, need=2)
+    registry.add_machine(press)
+    registry.add_devices([record(1)])
+    register_release(registry, shipped.header, "m")
+    assert license_registry(shipped.key, registry, None, Plan(), machines=True).issued == 1
+    held = [row.device for rows in registry.licences_of(shipped.key.file_id) for row in rows]
+    assert held == [Target.of(press).key]
+    assert license_registry(shipped.key, registry, None, Plan(), machines=True).issued == 0
+
+
+def test_a_copy_without_a_fingerprint_is_not_taken_for_one_with_it(tmp_path: Path) -> None:
+    targets, folder = [Target.of(record(1))], tmp_path / "each"
+    model = tmp_path / "wide.safetensors"
+    save_file({"w": np.random.default_rng(3).normal(size=(128, 64)).astype(np.float32)}, model)
+    (plain,) = bind_each(model, vendor_record(), targets, folder)
+    (traced,) = bind_each(model, vendor_record(), targets, folder, tracing=Tracing(b"t" * 32))
+    assert plain.made
+    assert traced.made
+    assert plain.path != traced.path
+    (again,) = bind_each(model, vendor_record(), targets, folder, tracing=Tracing(b"t" * 32))
+    assert not again.made
+    assert again.path == traced.path
 
 
 def test_a_machine_is_licensed_as_a_device_is(shipped: Shipped, tmp_path: Path) -> None:

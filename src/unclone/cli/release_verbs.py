@@ -33,6 +33,10 @@ Database = Annotated[
 To = Annotated[list[Path] | None, typer.Option("--to", metavar="FILE", help="Record of a device or machine; repeat.")]
 Everybody = Annotated[bool, typer.Option("--all", help="Every device of the registry that is not revoked.")]
 
+Machines = Annotated[
+    bool, typer.Option("--all-machines", help="Every machine of the registry that is not revoked; not their parts.")
+]
+
 
 def register() -> None:
     """Add the verbs to the group ``fleet``."""
@@ -52,6 +56,7 @@ def release(
     ] = False,
     to: To = None,
     everybody: Everybody = False,
+    machines: Machines = False,
     trace_key: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="With --per-device: fingerprint each copy; record of the trace key."),
@@ -73,10 +78,11 @@ def release(
     options = {"bits": bits, "cipher": cipher}
     record, title = load_recipient(vendor), name or model.name
     if per_device:
+        _check_whom(to, everybody, machines, db)
         runs = {"workers": workers, "backend": backend, "scheduler": scheduler}
         tracing = _tracing(trace_key, trace_source)
         with _registry(db) as registry:
-            targets = list(_targets(to, everybody, registry))
+            targets = list(_targets(to, machines, registry))
             left_out = [target.key for target in targets if registry is not None and registry.revoked(target.key)]
             targets = [target for target in targets if target.key not in left_out]
             found = []
@@ -97,8 +103,10 @@ def release(
         text = f"{output}: {made} files made for a device each, {len(found) - made} were there"
         emit(value, as_json=as_json, text=text)
         return
-    if to or everybody or trace_key:
-        raise ParameterError("a release is bound to the vendor alone: --to, --all and --trace-key go with --per-device")
+    if to or everybody or machines or trace_key:
+        raise ParameterError(
+            "a release is bound to the vendor alone: --to, --all, --all-machines and --trace-key go with --per-device"
+        )
     with _registry(db) as registry:
         header = releases.make_release(model, record, output, force=force, **options)
         if registry is not None:
@@ -117,6 +125,7 @@ def issue(
     ] = None,
     to: To = None,
     everybody: Everybody = False,
+    machines: Machines = False,
     db: Database = "",
     not_after: Annotated[
         str, typer.Option(metavar="TIME", help="Last second at which they open: 2031-12-31T23:59:59Z.")
@@ -137,12 +146,13 @@ def issue(
     plan = Plan(not_after, note, workers, backend, scheduler)
     if output is None and not db:
         raise ParameterError("say where the licences go: -o FOLDER, --db URL, or both")
+    _check_whom(to, everybody, machines, db)
     with _registry(db) as registry:
-        targets = None if everybody and registry is not None else list(_targets(to, everybody, registry))
+        targets = list(_targets(to, machines, registry)) if to else None
         with unclone.reconstruct(vendor, vendor_source) as key:
             opened = ReleaseKey.open(release, key)
         if registry is not None:
-            done = license_registry(opened, registry, targets, plan, folder=output, replace=replace)
+            done = license_registry(opened, registry, targets, plan, machines=machines, folder=output, replace=replace)
         else:
             done = license_files(opened, targets or [], output or Path(), plan)
     value = {
@@ -193,18 +203,21 @@ def _registry(url: str) -> Iterator[Registry | None]:
         yield registry
 
 
-def _targets(to: list[Path] | None, everybody: bool, registry: Registry | None) -> Iterator[Target]:
+def _check_whom(to: list[Path] | None, everybody: bool, machines: bool, db: str) -> None:
+    if bool(to) + everybody + machines != 1:
+        raise ParameterError("say for whom: --to FILE, repeated, or --all or --all-machines with --db URL")
+    if not to and not db:
+        raise ParameterError("--all and --all-machines are those of a registry: give --db URL")
+
+
+def _targets(to: list[Path] | None, machines: bool, registry: Registry | None) -> Iterator[Target]:
     from unclone.fleet.licensing import Target
 
-    if bool(to) == everybody:
-        raise ParameterError("say for whom: --to FILE, repeated, or --all with --db URL")
-    if to:
-        yield from (Target.of(load_recipient(path)) for path in to)
-    elif registry is None:
-        raise ParameterError("--all is every device of a registry: give --db URL")
-    else:
-        for rows in registry.device_keys():
-            yield from (Target.of(row) for row in rows)
+    if to or registry is None:
+        yield from (Target.of(load_recipient(path)) for path in to or ())
+        return
+    for rows in registry.machine_keys() if machines else registry.device_keys():
+        yield from (Target.of(row) for row in rows)
 
 
 def _tracing(record: Path | None, source: str) -> Tracing | None:

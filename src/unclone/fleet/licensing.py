@@ -18,7 +18,7 @@ from unclone.errors import FormatError, OutputError, RegistryError
 from unclone.files import output_folder
 from unclone.fleet.bulk import batches, in_parallel
 from unclone.fleet.registry import BATCH, Registry
-from unclone.fleet.rows import REVOKED, DeviceRow, LicenceRow, key_digest
+from unclone.fleet.rows import REVOKED, DeviceRow, LicenceRow, MachineRow, key_digest
 from unclone.keys import check_suite, open_slot, slot_hint
 from unclone.licence import LICENCE_LIMIT, Issuer, check_terms, end_of, parse_licence
 from unclone.model.opening import open_bound, read_bound
@@ -60,7 +60,7 @@ class Target:
     public_key: bytes
 
     @classmethod
-    def of(cls, record: Recipient | DeviceRow) -> Target:
+    def of(cls, record: Recipient | DeviceRow | MachineRow) -> Target:
         """The target of a record, or of a registry's row."""
         return cls(record.suite, record.public_key)
 
@@ -137,6 +137,7 @@ def license_registry(
     targets: Sequence[Target] | None,
     plan: Plan,
     *,
+    machines: bool = False,
     folder: Path | None = None,
     replace: bool = False,
 ) -> Issued:
@@ -145,8 +146,9 @@ def license_registry(
     Args:
         release: the opened release, which the registry must know.
         registry: where they go.
-        targets: whom they are for; ``None``: every device of the registry.
+        targets: whom they are for; ``None``: every device of the registry, or every machine.
         plan: terms and workers.
+        machines: without ``targets``, whether machines are meant; their parts, devices too, then get none.
         folder: also write the licences of these targets as files there.
         replace: also make anew what is there, for other terms; otherwise those devices are left as they are.
 
@@ -167,8 +169,9 @@ def license_registry(
     def wanted() -> Iterator[Target]:
         nonlocal held
         if targets is None:
-            for rows in registry.device_keys(unlicensed_for=b"" if replace else release.file_id):
-                yield from (Target.of(device) for device in rows)
+            everybody = registry.machine_keys if machines else registry.device_keys
+            for rows in everybody(unlicensed_for=b"" if replace else release.file_id):
+                yield from (Target.of(row) for row in rows)
             return
         for target in dict.fromkeys(targets):
             if target.key in revoked:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
@@ -282,18 +282,31 @@ class Registry:
             after: leave out devices whose ``id`` is not above this, to go on where one stopped.
             unlicensed_for: leave out the devices that have a licence for this release (file id).
         """
+        for rows in self._active(devices, batch, after, unlicensed_for):
+            yield [DeviceRow(**row) for row in rows]
+
+    def machine_keys(
+        self, batch: int = BATCH, *, after: int = 0, unlicensed_for: bytes = b""
+    ) -> Iterator[list[MachineRow]]:
+        """The machines that are not revoked; as ``device_keys``."""
+        for rows in self._active(machines, batch, after, unlicensed_for):
+            yield [MachineRow(**row) for row in rows]
+
+    def _active(
+        self, table: sa.Table, batch: int, after: int, unlicensed_for: bytes
+    ) -> Iterator[Sequence[Mapping[str, Any]]]:
         while True:
-            query = sa.select(devices).where(devices.c.id > after, devices.c.state != REVOKED)
+            query = sa.select(table).where(table.c.id > after, table.c.state != REVOKED)
             if unlicensed_for:
                 held = sa.select(licences.c.id).where(
-                    licences.c.release == unlicensed_for, licences.c.device == devices.c.key
+                    licences.c.release == unlicensed_for, licences.c.device == table.c.key
                 )
                 query = query.where(~held.exists())
             with self.reading() as connection:
-                rows = connection.execute(query.order_by(devices.c.id).limit(batch)).mappings().all()
+                rows = connection.execute(query.order_by(table.c.id).limit(batch)).mappings().all()
             if not rows:
                 return
-            yield [DeviceRow(**row) for row in rows]
+            yield [{**row} for row in rows]
             after = rows[-1]["id"]
 
     def head(self) -> Head:

@@ -188,7 +188,7 @@ def bind_each(
         vendor: the vendor's record.
         targets: whom to bind to.
         folder: where the files go, which every worker must see.
-        tracing: give each copy its device's fingerprint first; not by default. Files that are there stay as they are.
+        tracing: give each copy its device's fingerprint first, and ``traced.`` in its name; not by default.
         workers, backend, scheduler: as of ``in_parallel``; each worker binds on one thread.
         **options: as of ``unclone.bind``.
 
@@ -198,8 +198,10 @@ def bind_each(
     """
     source, own = Path(model), Target.of(vendor)
     output_folder(folder)
+    # A copy without a fingerprint must never be taken for one that has it.
+    name = f"traced.{source.name}" if tracing else source.name
     work = (
-        _Work(source, target, own, folder / f"{target.key.hex()[:_TAG_DIGITS]}.{source.name}", tracing, options)
+        _Work(source, target, own, folder / f"{target.key.hex()[:_TAG_DIGITS]}.{name}", tracing, options)
         for target in dict.fromkeys(targets)
     )
     yield from in_parallel(_bind_one, work, workers=workers, backend=backend, scheduler=scheduler)
