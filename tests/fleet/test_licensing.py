@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import unclone
 from unclone import keys
@@ -250,8 +251,9 @@ def test_what_cannot_be_licensed(shipped: Shipped, tmp_path: Path) -> None:
 
 
 def test_all_machines_and_none_of_their_parts(shipped: Shipped, registry: Registry) -> None:
-    parts = {name: f"sim:sram?seed={seed}&noise_seed=1" for name, seed in (("a", 71), ("b", 72))}
-    press = enroll_machine(parts, need=2)
+    press = enroll_machine(
+        {name: unclone.enroll(f"sim:sram?seed={seed}") for name, seed in (("a", 71), ("b", 72))}, need=2
+    )
     registry.add_machine(press)
     registry.add_devices([record(1)])
     register_release(registry, shipped.header, "m")
