@@ -13,6 +13,9 @@ __all__ = ["BACKENDS", "Report", "parallel", "run_jobs"]
 
 BACKENDS: Final = ("loky", "dask", "ray", "sequential")
 
+_WINDOW: Final = 32
+"""Jobs that Ray gets at a time: what an interrupted run may lose."""
+
 Report = Callable[[int, int, str], None]
 """Called with (done, total, what is running)."""
 
@@ -75,10 +78,17 @@ def parallel(
         from joblib import Parallel, delayed, parallel_config
     except ImportError:
         raise MissingExtraError("joblib", "lab") from None
+    calls = [delayed(_numbered)(function, index, value) for index, value in enumerate(values)]
     with parallel_config(**_config(backend)):
-        run = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-        for index, result in run(delayed(_numbered)(function, index, value) for index, value in enumerate(values)):
-            keep(values[index], result)
+        if backend != "ray":
+            run = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+            windows = [calls]
+        else:  # its backend gives results only when all are there
+            run = Parallel(n_jobs=workers, batch_size=1)
+            windows = [calls[start : start + _WINDOW] for start in range(0, len(calls), _WINDOW)]
+        for window in windows:
+            for index, result in run(window):
+                keep(values[index], result)
 
 
 def _numbered(function: Callable[[_Value], _Result], index: int, value: _Value) -> tuple[int, _Result]:
