@@ -10,14 +10,15 @@ from scipy.stats import binom
 
 from unclone.errors import ParameterError
 from unclone.lab.attacks import ATTACKS
+from unclone.lab.attacks.alignment import match_both, match_lines, match_map, similarity
 from unclone.lab.attacks.compression import prune, quantise
 from unclone.lab.attacks.fitness import Fitness
 from unclone.lab.attacks.positions import implausibility, ranking_quality
-from unclone.lab.attacks.public_base import matched, similarity
 from unclone.lab.contracts import Locked, Outcome, Task, Weights
 from unclone.lab.jobs import baseline_score
 from unclone.lab.schemes import SCHEMES
 from unclone.lab.schemes.bound import Unclone
+from unclone.lab.schemes.cat_map import KEYS, scrambled
 from unclone.lab.tasks import open_task
 
 LABELS, SEED, EFFORT = 60, 5, 0.5
@@ -192,12 +193,39 @@ def test_rows_and_columns_are_matched() -> None:
     near = base + rng.normal(0, 0.1, base.shape)
     for axis in (0, 1):
         order = rng.permutation(base.shape[axis])
-        found, undone, used = matched(np.take(near, order, axis=axis), base)
-        assert used == axis
-        assert np.array_equal(order[undone], np.arange(base.shape[axis]))
-        assert np.array_equal(found, near)
+        match = match_lines(np.take(near, order, axis=axis), base)
+        assert np.array_equal(match.value, near)
+        assert (match.rows is None) == (axis == 1)
+        assert axis or np.array_equal(order[match.rows], np.arange(12))
     assert similarity(base, base) == pytest.approx(1)
     assert similarity(base, -base) == pytest.approx(-1)
+
+
+def test_rows_and_columns_together_are_matched() -> None:
+    rng = np.random.default_rng(1)
+    for shape in ((12, 20, 3), (40, 30)):
+        base = rng.normal(size=shape)
+        near = base + rng.normal(0, 0.1, shape)
+        rows, columns = rng.permutation(shape[0]), rng.permutation(shape[1])
+        match = match_both(near[rows][:, columns], base)
+        assert np.array_equal(match.value, near)
+        assert np.array_equal(rows[match.rows], np.arange(shape[0]))
+
+
+def test_the_key_of_a_cat_map_is_matched() -> None:
+    rng = np.random.default_rng(1)
+    for shape in ((9, 30), (40, 20)):
+        base = rng.normal(size=shape)
+        near = base + rng.normal(0, 0.1, shape)
+        assert np.array_equal(match_map(scrambled(near, KEYS[12345]), base).value, near)
+
+
+@pytest.mark.parametrize("scheme", ["row-column-permutation", "cat-map", "cat-map-permutation"])
+def test_the_public_base_puts_moved_weights_back(scheme: str) -> None:
+    assert _task().score(_locked(scheme).weights) < 0.3
+    outcome = _run("public-base", scheme)
+    assert outcome.detail["recognised"] == 1
+    assert outcome.score == _task().score(_task().weights()) > outcome.detail["baseline"]
 
 
 def test_ranking_quality_is_the_area_under_the_curve() -> None:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from unclone.errors import MissingExtraError, ParameterError
+from unclone.errors import ParameterError
+from unclone.lab.attacks.alignment import MATCHERS, Match, Matcher, similarity
 from unclone.lab.attacks.fitness import drawn
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.attacks.training import clear_bits_start
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
 from unclone.lab.metrics import score_outputs
 
-__all__ = ["PublicBase", "matched", "public_base", "similarity"]
+__all__ = ["PublicBase", "public_base"]
 
 _SAMPLES = 2000
-_ABOVE_NULL = 0.2
+_ABOVE_NULL = 0.15
+_SHUFFLES = 3
 
 
 @dataclass
 class PublicBase:
-    """Match each tensor of the file with the base's, undo permutations, and train on where that helps.
+    """Match each tensor of the file with the base's, undo what moved its weights, and train on where that helps.
 
-    A tensor is recognised when its cosine with the base's, best order of rows or columns, is clearly above that of
-    its own values shuffled. Where nothing is, the start is the base, its magnitudes set right by the clear bits.
+    A tensor is recognised when its cosine with the base's, best order of rows, columns or both or best key of a cat
+    map, is clearly above that of its own values shuffled and moved likewise. Where nothing is, the start is the base,
+    its magnitudes set right by the clear bits.
     """
 
     name: str = "public-base"
@@ -89,32 +92,6 @@ def public_base(task: Task, seed: int, effort: float) -> Weights:
     return task.fit(task.weights(), len(inputs), seed + 1, effort=effort, data=(inputs, renamed.astype(targets.dtype)))
 
 
-def similarity(value: Array, base: Array) -> float:
-    """Cosine of two arrays."""
-    return float(_unit(value.reshape(1, -1))[0] @ _unit(base.reshape(1, -1))[0])
-
-
-def matched(value: Array, base: Array) -> tuple[Array, Array, int]:
-    """``value`` with its rows, or else its columns, in the order that is most like ``base``.
-
-    Returns:
-        The reordered array; the order; the axis, 0 or 1.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-    """
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        raise MissingExtraError("scipy", "lab") from None
-    candidates = []
-    for axis in (0, 1):
-        mine, theirs = (_unit(np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)) for array in (base, value))
-        _, order = linear_sum_assignment(mine @ theirs.T, maximize=True)
-        candidates.append((np.take(value, order, axis=axis), order, axis))
-    return max(candidates, key=lambda candidate: similarity(candidate[0], base))
-
-
 def _recovered(task: Task, locked: Locked, base: Weights, seed: int) -> tuple[Weights, dict[str, float]]:
     rng = np.random.default_rng([seed, 0xBA5E])
     repaired = Repair("zero", "zero").run(task, locked, labels=0, seed=seed, effort=1.0).weights or locked.weights
@@ -126,23 +103,17 @@ def _recovered(task: Task, locked: Locked, base: Weights, seed: int) -> tuple[We
     figures, recognised = [], 0
     names = [name for name, value in base.items() if value.ndim > 1 and np.issubdtype(value.dtype, np.floating)]
     for name in names:
-        options = (locked.weights[name], repaired[name])
-        ordered = [matched(option, base[name]) for option in options]
-        best_option = int(np.argmax([similarity(found, base[name]) for found, _, _ in ordered]))
-        value, (found, order, axis) = options[best_option], ordered[best_option]
-        result[name] = value
-        shuffled = rng.permutation(value.reshape(-1)).reshape(value.shape)
-        null = similarity(matched(shuffled, base[name])[0], base[name])
-        as_is, best = similarity(value, base[name]), similarity(found, base[name])
-        figures.append((as_is, best, null))
-        if best > null + _ABOVE_NULL:
-            recognised += value.size
-            # The order as it lies stands unless the best is clearly better: few columns match well by chance.
-            if best > as_is + _ABOVE_NULL / 2:
-                result[name] = found
-                bias = f"{name.removesuffix('weight')}bias"
-                if axis == 0 and bias in result and result[bias].shape == order.shape:
-                    result[bias] = result[bias][order]
+        same = np.array_equal(locked.weights[name], repaired[name])
+        options = (locked.weights[name],) if same else (locked.weights[name], repaired[name])
+        found = _aligned(options, base[name], rng)
+        figures.append((found.as_is, found.best, found.null))
+        result[name] = found.match.value
+        if found.recognised:
+            recognised += base[name].size
+            bias = f"{name.removesuffix('weight')}bias"
+            if found.match.rows is not None and bias in result and result[bias].shape == found.match.rows.shape:
+                moved = result[bias][found.match.rows]
+                result[bias] = max((result[bias], moved), key=partial(similarity, base=base[bias]))
     if not recognised:
         result = clear_bits_start(locked, base)
     means = np.mean(figures, axis=0) if figures else np.zeros(3)
@@ -151,9 +122,35 @@ def _recovered(task: Task, locked: Locked, base: Weights, seed: int) -> tuple[We
     return result, detail
 
 
-def _unit(rows: Array) -> Array:
-    """Rows of length one, ``float64``; no numbers count as 0."""
-    with np.errstate(invalid="ignore"):  # signalling NaNs
-        wide = np.nan_to_num(rows.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    units: Array = wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12)
-    return units
+@dataclass(frozen=True)
+class _Alignment:
+    """A tensor as it is kept; cosines with the base: as it lies, best moved, and of shuffled values, moved likewise."""
+
+    match: Match
+    as_is: float
+    best: float
+    null: float
+
+    @property
+    def recognised(self) -> bool:
+        return self.best > self.null + _ABOVE_NULL
+
+
+def _aligned(options: tuple[Array, ...], base: Array, rng: np.random.Generator) -> _Alignment:
+    """By the move that makes one of ``options`` stand out most from shuffled values; of none that does, as it lies."""
+    return max((_moved(matcher, options, base, rng) for matcher in MATCHERS), key=lambda found: found.best - found.null)
+
+
+def _moved(matcher: Matcher, options: tuple[Array, ...], base: Array, rng: np.random.Generator) -> _Alignment:
+    pairs = [(option, matcher(option, base)) for option in options]
+    value, match = max(pairs, key=lambda pair: similarity(pair[1].value, base))
+    found, null = _Alignment(match, similarity(value, base), similarity(match.value, base), -1.0), -1.0
+    for _ in range(_SHUFFLES):
+        if not found.recognised:
+            break
+        shuffled = rng.permutation(value.reshape(-1)).reshape(value.shape)
+        null = max(null, similarity(matcher(shuffled, base).value, base))
+        found = replace(found, null=null)
+    # The order as it lies stands unless the best is clearly better: few columns match well by chance.
+    clear = found.recognised and found.best > found.as_is + _ABOVE_NULL / 2
+    return found if clear else replace(found, match=Match(value))

@@ -8,10 +8,11 @@ from unclone.lab.contracts import Scheme
 from unclone.lab.schemes.arbiter_pad import ArbiterPad
 from unclone.lab.schemes.bare_helper import BareHelper
 from unclone.lab.schemes.bound import VARIANTS
-from unclone.lab.schemes.cat_map import CatMap
+from unclone.lab.schemes.cat_map import CatMap, DualScrambling
 from unclone.lab.schemes.column_swap import ColumnSwap
+from unclone.lab.schemes.permutation import Permutation
 from unclone.lab.schemes.picked import PickedWeights
-from unclone.lab.schemes.published import ColumnPermutation, FewWeights, PaperPad, SignFlips
+from unclone.lab.schemes.published import FewWeights, PaperPad, SignFlips
 from unclone.lab.schemes.reused_pad import ReusedPad
 
 __all__ = ["SCHEMES"]
@@ -22,15 +23,17 @@ SCHEMES: Final[dict[str, Scheme]] = {
         *VARIANTS,
         PaperPad(),
         ArbiterPad(),
-        ArbiterPad("xor-arbiter-pad", chains=4, observed=40_000),
+        ArbiterPad("xor-arbiter-pad", chains=4, observed=60_000),
         ReusedPad(),
         BareHelper(),
-        ColumnPermutation(),
+        Permutation(),
+        Permutation("row-column-permutation", rows=True),
         SignFlips(),
         FewWeights(),
         PickedWeights(),
         PickedWeights("nnsplitter", share=0.05, within=True, reference="after NNSplitter, ICML 2023"),
         ColumnSwap(),
         CatMap(),
+        DualScrambling(),
     )
 }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Weights
 
-__all__ = ["ColumnPermutation", "FewWeights", "PaperPad", "SignFlips", "floats_of", "xored"]
+__all__ = ["FewWeights", "PaperPad", "SignFlips", "floats_of", "xored"]
 
 
 def floats_of(weights: Weights) -> list[str]:
@@ -57,33 +56,6 @@ def xored(weights: Weights, pad: dict[str, Array]) -> Weights:
     for name, words in pad.items():
         result[name] = (np.ascontiguousarray(result[name]).view(words.dtype) ^ words).view(weights[name].dtype)
     return result
-
-
-@dataclass
-class ColumnPermutation:
-    """The columns of each tensor of two or more axes in a secret order: every value stays in clear."""
-
-    name: str = "permutation"
-    reference: str = "column swap, attacked in arXiv 2510.24422"
-
-    def lock(self, weights: Weights, seed: int) -> Locked:
-        """Lock a copy; ``seed`` stands for the device."""
-        rng = np.random.default_rng([seed, 0xC01])
-        order = {name: rng.permutation(value.shape[1]) for name, value in weights.items() if value.ndim > 1}
-        locked = {name: value[:, order[name]] if name in order else value.copy() for name, value in weights.items()}
-        return Locked({name: np.ascontiguousarray(value) for name, value in locked.items()}, order)
-
-    def unlock(self, locked: Locked) -> Weights:
-        """The exact weights."""
-        order: dict[str, Any] = locked.secret
-        return {
-            name: np.ascontiguousarray(value[:, np.argsort(order[name])]) if name in order else value.copy()
-            for name, value in locked.weights.items()
-        }
-
-    def cost(self) -> str:
-        """What the genuine device pays."""
-        return "one move of each weight when it is loaded"
 
 
 @dataclass
