@@ -78,7 +78,8 @@ def scaling(count: int) -> dict[str, float]:
     Bare seals in as many processes, which share nothing, say what the machine gave at that time.
     """
     targets, workers = made_up(count), cores()
-    chunks = [_Work(RELEASE, "", "", tuple(targets[start : start + CHUNK])) for start in range(0, count, CHUNK)]
+    plain = [(target.suite, target.public_key) for target in targets]
+    chunks = [_Work(RELEASE, "", "", tuple(plain[start : start + CHUNK])) for start in range(0, count, CHUNK)]
 
     def run(number: int) -> float:
         return seconds(lambda: [None for _ in in_parallel(_run, chunks, workers=number)])
@@ -140,7 +141,7 @@ def per_device(mebibytes: int, devices: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--devices", type=int, default=20_000)
+    parser.add_argument("--devices", type=int, default=40_000)
     parser.add_argument("--per-device", type=int, default=64, metavar="MIB")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -19,7 +19,7 @@ __all__ = ["BACKENDS", "batches", "cores", "in_parallel"]
 T = TypeVar("T")
 R = TypeVar("R")
 BACKENDS: Final = ("loky", "dask", "ray")
-_WINDOW: Final = 4  # chunks for each worker in one window
+_WINDOW: Final = 12  # chunks for each worker in one window: at its end the workers wait for the last
 
 
 def cores() -> int:
