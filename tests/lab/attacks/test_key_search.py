@@ -7,7 +7,6 @@ from functools import lru_cache
 import numpy as np
 import pytest
 
-from unclone.errors import ParameterError
 from unclone.lab.attacks import ATTACKS
 from unclone.lab.attacks.key_search import key_order
 from unclone.lab.contracts import Locked, Task, Weights
@@ -72,16 +71,18 @@ def _opened(weights: Weights, key: CatKey) -> dict[str, bytes]:
 
 def test_the_key_of_a_cat_map_is_found() -> None:
     assert _task().score(_locked("cat-map").weights) < 0.3
-    outcome = ATTACKS["key-search"].run(_task(), _locked("cat-map"), labels=LABELS, seed=SEED, effort=0.05)
+    outcome = ATTACKS["key-search"].run(_task(), _locked("cat-map"), labels=LABELS, seed=SEED, effort=0.2)
     assert outcome.score == _task().score(_task().weights())
     assert outcome.score > _scratch()
     assert outcome.detail["found"] == 1
     assert outcome.queries == 20
 
 
-def test_a_key_of_256_bits_is_not_searched() -> None:
-    with pytest.raises(ParameterError, match="cat-map"):
-        ATTACKS["key-search"].run(_task(), _locked("unclone"), labels=LABELS, seed=SEED, effort=1.0)
+@pytest.mark.parametrize("scheme", ["unclone", "unclone-all"])
+def test_a_key_of_256_bits_is_not_found(scheme: str) -> None:
+    outcome = ATTACKS["key-search"].run(_task(), _locked(scheme), labels=LABELS, seed=SEED, effort=1.0)
+    assert outcome.detail["found"] == 0
+    assert outcome.score < 0.35
 
 
 @pytest.mark.parametrize("scheme", ["gradient-picked", "nnsplitter"])
@@ -89,8 +90,8 @@ def test_a_few_labels_undo_few_picked_weights(scheme: str) -> None:
     task, locked = _task(), _locked(scheme)
     true = task.weights()
     changed = sum(np.count_nonzero(value != true[name]) for name, value in locked.weights.items())
-    assert changed < 0.06 * sum(value.size for value in true.values())
-    assert task.score(locked.weights) < 0.3
+    assert 0 < changed < 0.02 * sum(value.size for value in true.values())
+    assert task.score(locked.weights) < 0.2
     outcome = ATTACKS["fine-tune"].run(task, locked, labels=LABELS, seed=SEED, effort=1.0)
     assert outcome.score > _scratch() + 0.05
     assert SCHEMES[scheme].unlock(locked).keys() == true.keys()
@@ -101,3 +102,9 @@ def test_values_within_the_range_do_not_stand_out() -> None:
     true, locked = _task().weights(), _locked("nnsplitter")
     assert all(value.min() >= true[name].min() and value.max() <= true[name].max()
                for name, value in locked.weights.items())  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["unclone", "unclone-all"])
+def test_fine_tuning_from_a_file_bound_whole_is_no_help(scheme: str) -> None:
+    outcome = ATTACKS["fine-tune"].run(_task(), _locked(scheme), labels=LABELS, seed=SEED, effort=1.0)
+    assert outcome.score <= _scratch()

@@ -10,6 +10,7 @@ from unclone.lab.schemes.bare_helper import BareHelper
 from unclone.lab.schemes.bound import VARIANTS
 from unclone.lab.schemes.cat_map import CatMap, DualScrambling
 from unclone.lab.schemes.column_swap import ColumnSwap
+from unclone.lab.schemes.nnsplitter import NNSplitter
 from unclone.lab.schemes.permutation import Permutation
 from unclone.lab.schemes.picked import PickedWeights
 from unclone.lab.schemes.published import FewWeights, PaperPad, SignFlips
@@ -31,7 +32,7 @@ SCHEMES: Final[dict[str, Scheme]] = {
         SignFlips(),
         FewWeights(),
         PickedWeights(),
-        PickedWeights("nnsplitter", share=0.05, within=True, reference="after NNSplitter, ICML 2023"),
+        NNSplitter(),
         ColumnSwap(),
         CatMap(),
         DualScrambling(),

@@ -19,20 +19,17 @@ _STEPS = 0.1
 class PickedWeights:
     """In each tensor of two or more axes the weights that the loss depends on most, pushed the way that raises it.
 
-    Which and whither is read off a short training on false labels, a gradient that every task offers. SFGE adds noise
-    in the direction of the gradient's sign. NNSplitter picks by reinforcement learning and keeps every value within
-    its tensor's range, so that none stands out; here the pick is the same for both.
+    SFGE adds noise in the direction of the gradient's sign; which weights and whither is read off a short training on
+    false labels here, a gradient that every task offers.
 
     Attributes:
-        each: weights of a tensor, at least.
-        share: of a tensor's weights, where that is more.
-        within: values stay in the tensor's range, or else move by three times its largest magnitude.
+        each: weights of a tensor; SFGE takes 20.
+        noise: how far each moves, in units of its tensor's largest magnitude.
     """
 
     name: str = "gradient-picked"
     each: int = 20
-    share: float = 0.0
-    within: bool = False
+    noise: float = 3.0
     reference: str = "SFGE: Cai et al., ICCAD 2019; IEEE TC 2021"
 
     def lock(self, weights: Weights, seed: int) -> Locked:  # noqa: ARG002
@@ -59,14 +56,10 @@ class PickedWeights:
             if value.ndim < 2 or not value.size:
                 continue
             flat = result[name].reshape(-1)
-            count = min(flat.size, max(self.each, round(self.share * flat.size)))
-            places = np.argsort(-np.abs(direction.reshape(-1)), kind="stable")[:count]
+            places = np.argsort(-np.abs(direction.reshape(-1)), kind="stable")[: self.each]
             up = direction.reshape(-1)[places] > 0
             secret[name] = (places, flat[places].copy())
-            if self.within:
-                flat[places] = np.where(up, value.max(), value.min())
-            else:
-                flat[places] += np.where(up, 3, -3).astype(value.dtype) * np.abs(value).max()
+            flat[places] += (self.noise * np.where(up, 1, -1)).astype(value.dtype) * np.abs(value).max()
         return Locked(result, secret)
 
     def unlock(self, locked: Locked) -> Weights:

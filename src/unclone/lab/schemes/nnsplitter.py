@@ -1,0 +1,115 @@
+"""Few weights chosen together, each kept within its tensor's range so that none stands out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unclone.lab.contracts import Array, Locked, Task, Weights
+from unclone.lab.metrics import chance_level, score_outputs
+from unclone.lab.schemes.published import floats_of
+
+__all__ = ["NNSplitter"]
+
+_SAMPLES = 1000
+_STEPS = 0.1
+_NEAR = 0.02
+_NEAREST = 0.8  # of the way to the end: equal values would give themselves away
+
+
+@dataclass
+class NNSplitter:
+    """A few weights of the whole model moved near an end of their tensor's range; true values and positions are secret.
+
+    NNSplitter (ICML 2023) picks filters with a controller trained by reinforcement, its reward the accuracy lost, and
+    optimises the changes within the range. Here the choice is greedy and of first order: what a short training on
+    false labels would gain by each move, read off anew in each round, until the training data are answered by chance.
+
+    Attributes:
+        share: of the weights of tensors of two or more axes, moved in one round.
+        rounds: at most.
+    """
+
+    name: str = "nnsplitter"
+    share: float = 0.001
+    rounds: int = 20
+    reference: str = "NNSplitter, ICML 2023, its controller replaced by a greedy choice"
+
+    def lock(self, weights: Weights, seed: int) -> Locked:
+        """Lock a copy without data: the largest weights, to the other end of their range."""
+        rng = np.random.default_rng([seed, 0x5F6])
+        push = {name: -weights[name] for name in _matrices(weights)}
+        return _locked(weights, _moved(weights, weights, push, self.rounds * self._count(weights), rng))
+
+    def lock_model(self, task: Task, seed: int) -> Locked:
+        """Lock the task's weights; ``seed`` stands for the device."""
+        from unclone.lab.tasks.training import draw
+
+        true = task.weights()
+        if not task.trainable:
+            return self.lock(true, seed)
+        inputs, targets = draw(task.train_data(), min(task.train_size, _SAMPLES), seed)
+        rng = np.random.default_rng([seed, 0x5F6])
+        false = rng.permutation(targets)
+        changed, rounds = true, 0
+        while rounds < self.rounds and not _at_chance(task, changed, inputs, targets):
+            trained = task.fit(changed, len(inputs), seed + rounds, effort=_STEPS, data=(inputs, false))
+            push = {name: trained[name] - changed[name] for name in _matrices(true)}
+            changed = _moved(changed, true, push, self._count(true), rng)
+            rounds += 1
+        return _locked(true, changed)
+
+    def _count(self, weights: Weights) -> int:
+        return math.ceil(self.share * sum(weights[name].size for name in _matrices(weights)))
+
+    def unlock(self, locked: Locked) -> Weights:
+        """The exact weights."""
+        result = {name: value.copy() for name, value in locked.weights.items()}
+        for name, (places, values) in locked.secret.items():
+            result[name].reshape(-1)[places] = values
+        return result
+
+    def cost(self) -> str:
+        """What the genuine device pays."""
+        return "one position and value for each changed weight in protected memory"
+
+
+def _at_chance(task: Task, weights: Weights, inputs: Array, targets: Array) -> bool:
+    score = score_outputs(task.metric, task.outputs(weights, inputs), targets)
+    return score <= chance_level(task.metric, targets) + _NEAR
+
+
+def _matrices(weights: Weights) -> list[str]:
+    return [name for name in floats_of(weights) if weights[name].ndim > 1 and weights[name].size]
+
+
+def _moved(weights: Weights, true: Weights, push: Weights, count: int, rng: np.random.Generator) -> Weights:
+    """A copy with the ``count`` unchanged weights that gain most moved near the end they are pushed to."""
+    ends = {}
+    for name, way in push.items():
+        low, high = true[name].min(), true[name].max()
+        far = np.where(way > 0, high, low) * rng.uniform(_NEAREST, 1, way.shape).astype(way.dtype)
+        ends[name] = np.clip(far, low, high)
+    gains = {
+        name: np.where(weights[name] == true[name], np.abs(way) * np.abs(ends[name] - weights[name]), -1)
+        for name, way in push.items()
+    }
+    every = np.concatenate([gain.reshape(-1) for gain in gains.values()])
+    chosen = np.zeros(every.size, dtype=bool)
+    chosen[np.argsort(-every, kind="stable")[:count]] = True
+    result, start = {name: value.copy() for name, value in weights.items()}, 0
+    for name, gain in gains.items():
+        mine = chosen[start : start + gain.size].reshape(gain.shape) & (gain > 0)
+        result[name][mine] = ends[name][mine]
+        start += gain.size
+    return result
+
+
+def _locked(true: Weights, changed: Weights) -> Locked:
+    secret: dict[str, tuple[Array, Array]] = {}
+    for name in _matrices(true):
+        places = np.flatnonzero(changed[name] != true[name])
+        secret[name] = (places, true[name].reshape(-1)[places])
+    return Locked({name: value.copy() for name, value in changed.items()}, secret)
