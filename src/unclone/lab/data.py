@@ -63,6 +63,21 @@ FILES: Final = {
         "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
         "4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca",
     ),
+    "turbofan-train": DataFile(
+        "tasks/cmapss/train_FD001.txt",
+        "https://data.nasa.gov (C-MAPSS Jet Engine Simulated Data)",
+        "963b5e22825b34d8b21c69e1aeb4af3e647050eb672ee8834ba4b5d91d2de0f8",
+    ),
+    "turbofan-test": DataFile(
+        "tasks/cmapss/test_FD001.txt",
+        "https://data.nasa.gov (C-MAPSS Jet Engine Simulated Data)",
+        "3cda7109ce17bafb5443f2ac926cfcf88154b941b8c4cf95eb55d1ddd6f52851",
+    ),
+    "turbofan-rest": DataFile(
+        "tasks/cmapss/RUL_FD001.txt",
+        "https://data.nasa.gov (C-MAPSS Jet Engine Simulated Data)",
+        "a19c8ec94931949d0485bdc35118206e9c81c4547b422efb9cf86f4ceddbceca",
+    ),
 }
 
 

@@ -21,6 +21,7 @@ TASKS: Final[dict[str, str]] = {
     "cifar10-resnet": "CIFAR-10 (10,000 training images), residual network",
     "digits-rnn": "spoken digits, recurrent (GRU); in place of Speech Commands",
     "reviews-rnn": "movie reviews, embedding and recurrent (GRU); in place of IMDB",
+    "turbofan": "remaining life of turbofan engines (C-MAPSS FD001), recurrent (GRU); error in units of 125 cycles",
     "magika": "file types of files on this machine, the network of the package magika (ONNX)",
 }
 """Name -> one line about it."""

@@ -55,6 +55,13 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
         loading.review_words,
         Recipe(epochs=5, least_steps=200, rate=4e-3, decay=1e-2),
     ),
+    "turbofan": lambda: NetworkTask(
+        "turbofan",
+        networks.recurrent(loading.SENSORS, 48, 1),
+        loading.turbofan_windows,
+        Recipe(epochs=20, least_steps=300, rate=4e-3),
+        metric="mae",
+    ),
 }
 
 

@@ -13,13 +13,27 @@ from unclone.errors import MissingExtraError
 from unclone.lab.contracts import Data
 from unclone.lab.data import data_file
 
-__all__ = ["FRAMES", "MELS", "VOCABULARY", "colour_images", "digits", "grey_images", "review_words", "spoken_digits"]
+__all__ = [
+    "FRAMES",
+    "MELS",
+    "SENSORS",
+    "VOCABULARY",
+    "colour_images",
+    "digits",
+    "grey_images",
+    "review_words",
+    "spoken_digits",
+    "turbofan_windows",
+]
 
 RATE = 8000
 FRAMES, MELS = 40, 24
 _WINDOW, _HOP, _FFT = 256, 160, 256
 VOCABULARY, _WORDS = 3000, 30
 _REVIEWS_TEST = 1066
+SENSORS = 14
+_CYCLES, _STRIDE, _MOST_LIFE = 30, 4, 125
+_LIVE = (2, 3, 4, 7, 8, 9, 11, 12, 13, 14, 15, 17, 20, 21)  # the sensors of FD001 that are not constant
 
 
 def digits() -> tuple[Data, Data]:
@@ -115,3 +129,26 @@ def review_words() -> tuple[Data, Data]:
         row[: len(text)] = [numbers.get(word, 1) for word in text[:_WORDS]]
     classes = np.array(labels, dtype=np.int64)
     return (words[train], classes[train]), (words[test], classes[test])
+
+
+def turbofan_windows() -> tuple[Data, Data]:
+    """Sensors of C-MAPSS's FD001 (Saxena et al., PHM 2008) in windows of 30 cycles, shape ``(windows, 30, 14)``.
+
+    The label is the remaining life, at most 125 cycles as is usual (Heimes, PHM 2008), over 125. Every fourth window of
+    each engine; the test engines are others.
+    """
+    train, test = (np.loadtxt(data_file(f"turbofan-{part}")) for part in ("train", "test"))
+    rest = np.loadtxt(data_file("turbofan-rest"))
+    columns = [4 + number for number in _LIVE]
+    mean, spread = train[:, columns].mean(axis=0), train[:, columns].std(axis=0)
+
+    def part(rows: NDArray[np.float64], left: NDArray[np.float64]) -> Data:
+        windows, lives = [], []
+        for engine in np.unique(rows[:, 0]):
+            values = ((rows[rows[:, 0] == engine][:, columns] - mean) / spread).astype(np.float32)
+            ends = np.arange(len(values), _CYCLES - 1, -_STRIDE)[::-1]
+            windows += [values[end - _CYCLES : end] for end in ends]
+            lives.append(np.minimum(len(values) - ends + left[int(engine) - 1], _MOST_LIFE) / _MOST_LIFE)
+        return np.stack(windows), np.concatenate(lives).astype(np.float32)
+
+    return part(train, np.zeros(int(train[:, 0].max()))), part(test, rest)
