@@ -14,12 +14,13 @@ from typing import Any, Final, TypeVar
 
 from unclone.errors import MissingExtraError, ParameterError
 
-__all__ = ["BACKENDS", "batches", "cores", "in_parallel"]
+__all__ = ["BACKENDS", "WINDOW", "batches", "cores", "in_parallel"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 BACKENDS: Final = ("loky", "dask", "ray")
-_WINDOW: Final = 12  # chunks for each worker in one window: at its end the workers wait for the last
+WINDOW: Final = 12
+"""Items for each worker in one window; at its end the workers wait for the last."""
 
 
 def cores() -> int:
@@ -77,7 +78,7 @@ def in_parallel(
 
         # The workers are a window ahead of whoever takes the results.
         ahead = stack.enter_context(ThreadPoolExecutor(1))
-        windows = batches(items, workers * _WINDOW)
+        windows = batches(items, workers * WINDOW)
         waiting = [ahead.submit(run, window) for window in islice(windows, 1)]
         while waiting:
             results = waiting.pop().result()
