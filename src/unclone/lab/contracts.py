@@ -33,7 +33,8 @@ Weights: TypeAlias = dict[str, Array]
 """Tensor name -> array, named, shaped and typed as in the victim's file."""
 
 Data: TypeAlias = tuple[Array, Array]
-"""Inputs, shape ``(samples, ...)``; labels, shape ``(samples,)``, or soft targets, ``(samples, classes)``."""
+"""Inputs, shape ``(samples, ...)``; labels, shape ``(samples,)``, soft targets, ``(samples, classes)``, or numbers of
+shape ``(samples, steps)`` for ``"mae"``."""
 
 KINDS: Final = ("dense", "convolutional", "recurrent", "embedding", "normalisation", "bias", "other")
 """What a weight can be (``Task.layers``)."""
@@ -79,7 +80,7 @@ class Task(Protocol):
         ...
 
     def outputs(self, weights: Weights, inputs: Array) -> Array:
-        """Class scores, ``float32``, shape ``(samples, classes)``; ``(samples, 1)`` for ``"mae"``."""
+        """Class scores, ``float32``, shape ``(samples, classes)``; ``(samples, steps)`` for ``"mae"``."""
         ...
 
     def train_data(self) -> Data:

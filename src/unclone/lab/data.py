@@ -63,6 +63,16 @@ FILES: Final = {
         "https://www.cs.cornell.edu/people/pabo/movie-review-data/",
         "4ace77d558c3714723843f1d65b60c01e3417b208180f0728808d76ad0eeeaca",
     ),
+    "banking77-train": DataFile(
+        "tasks/banking77_train.csv",
+        "https://github.com/PolyAI-LDN/task-specific-datasets (banking_data)",
+        "b06e26ac675513959a63135f11b94ea7786ed02da65db93a5650d8838cbc664b",
+    ),
+    "banking77-test": DataFile(
+        "tasks/banking77_test.csv",
+        "https://github.com/PolyAI-LDN/task-specific-datasets (banking_data)",
+        "d12d6e3bc4c3103966ae786dc435913c0c563dfa328f5a3646d0e62cfeeb474d",
+    ),
     "turbofan-train": DataFile(
         "tasks/cmapss/train_FD001.txt",
         "https://data.nasa.gov (C-MAPSS Jet Engine Simulated Data)",

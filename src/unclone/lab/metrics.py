@@ -69,10 +69,10 @@ def negated_mae(outputs: Outputs, labels: Labels) -> float:
     An output that is no number counts as an error as large as the largest label.
 
     Args:
-        outputs: shape ``(samples, 1)``.
-        labels: numbers, shape ``(samples,)``.
+        outputs: shape ``(samples, steps)``.
+        labels: numbers, shape ``(samples, steps)``, or ``(samples,)`` of a single step.
     """
-    errors = np.abs(outputs.reshape(len(labels), -1)[:, 0].astype(np.float64) - labels)
+    errors = np.abs(outputs.reshape(labels.shape).astype(np.float64) - labels)
     worst = float(np.abs(labels).max())
     return -float(np.where(np.isfinite(errors), errors, worst).mean())
 
@@ -102,7 +102,7 @@ def chance_level(metric: str, labels: Labels) -> float:
 
     Args:
         metric: a name in ``METRICS``.
-        labels: shape ``(samples,)``.
+        labels: shape ``(samples,)``; numbers may be ``(samples, steps)``.
     """
     if metric == "mae":
         return -float(np.abs(labels - np.median(labels)).mean())

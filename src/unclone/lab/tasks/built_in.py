@@ -9,7 +9,7 @@ from typing import Final
 from unclone.lab.contracts import Task
 from unclone.lab.tasks import loading, networks
 from unclone.lab.tasks.network_task import NetworkTask
-from unclone.lab.tasks.training import Recipe
+from unclone.lab.tasks.training import ModuleNetwork, Recipe
 
 __all__ = ["open_built_in"]
 
@@ -18,46 +18,46 @@ _IMAGES: Final = Recipe(epochs=10, least_steps=300)
 _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
     "digits": lambda: NetworkTask(
         "digits",
-        networks.convolutional(8, (16, 32), 64, 10),
+        ModuleNetwork(networks.convolutional(8, (16, 32), 64, 10)),
         loading.digits,
         Recipe(epochs=30, least_steps=250, batch=32, rate=5e-3),
     ),
     "mnist-dense": lambda: NetworkTask(
-        "mnist-dense", networks.dense(784, 96, 48, 10), partial(loading.grey_images, "mnist"), _IMAGES
+        "mnist-dense", ModuleNetwork(networks.dense(784, 96, 48, 10)), partial(loading.grey_images, "mnist"), _IMAGES
     ),
     "mnist-cnn": lambda: NetworkTask(
         "mnist-cnn",
-        networks.convolutional(28, (12, 24), 48, 10),
+        ModuleNetwork(networks.convolutional(28, (12, 24), 48, 10)),
         partial(loading.grey_images, "mnist"),
         Recipe(epochs=8, least_steps=300, rate=5e-3),
     ),
     "fashion-mnist": lambda: NetworkTask(
         "fashion-mnist",
-        networks.convolutional(28, (12, 24), 48, 10),
+        ModuleNetwork(networks.convolutional(28, (12, 24), 48, 10)),
         partial(loading.grey_images, "fashion-mnist"),
         Recipe(epochs=8, least_steps=300, rate=5e-3),
     ),
     "cifar10-resnet": lambda: NetworkTask(
         "cifar10-resnet",
-        networks.ResidualNetwork,
+        ModuleNetwork(networks.ResidualNetwork),
         loading.colour_images,
         Recipe(epochs=20, least_steps=300, rate=5e-3, decay=1e-2),
     ),
     "digits-rnn": lambda: NetworkTask(
         "digits-rnn",
-        networks.recurrent(loading.MELS, 96, 10),
+        ModuleNetwork(networks.recurrent(loading.MELS, 96, 10)),
         loading.spoken_digits,
         Recipe(epochs=15, least_steps=250, batch=32, rate=4e-3),
     ),
     "reviews-rnn": lambda: NetworkTask(
         "reviews-rnn",
-        networks.reviews(loading.VOCABULARY, 24, 48),
+        ModuleNetwork(networks.reviews(loading.VOCABULARY, 24, 48)),
         loading.review_words,
         Recipe(epochs=5, least_steps=200, rate=4e-3, decay=1e-2),
     ),
     "turbofan": lambda: NetworkTask(
         "turbofan",
-        networks.recurrent(loading.SENSORS, 48, 1),
+        ModuleNetwork(networks.recurrent(loading.SENSORS, 48, 1)),
         loading.turbofan_windows,
         Recipe(epochs=20, least_steps=300, rate=4e-3),
         metric="mae",
@@ -67,7 +67,7 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
 
 def open_built_in(name: str) -> Task:
     """The task of a name in ``unclone.lab.tasks.TASKS``."""
-    return _magika() if name == "magika" else _MAKERS[name]()
+    return _FROM_PACKAGES[name]() if name in _FROM_PACKAGES else _MAKERS[name]()
 
 
 def _magika() -> Task:
@@ -77,3 +77,30 @@ def _magika() -> Task:
 
     found = load_file_types()
     return OnnxTask(found.model, (found.inputs, found.labels), "balanced-accuracy", "magika")
+
+
+def _ccexam() -> Task:
+    from unclone.lab.tasks.packaged import ccexam
+
+    return ccexam()
+
+
+def _fracast(quantised: bool) -> Task:
+    from unclone.lab.tasks.packaged import fracast
+
+    return fracast(quantised)
+
+
+def _minilm() -> Task:
+    from unclone.lab.tasks.sentences import minilm
+
+    return minilm()
+
+
+_FROM_PACKAGES: Final[dict[str, Callable[[], Task]]] = {
+    "ccexam": _ccexam,
+    "fracast": partial(_fracast, False),
+    "fracast-int8": partial(_fracast, True),
+    "minilm-int8": _minilm,
+    "magika": _magika,
+}

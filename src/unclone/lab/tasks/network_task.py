@@ -1,4 +1,4 @@
-"""A task around a network of ours: weights in a safetensors file, data in memory."""
+"""A task around a network in torch: weights in a safetensors file, data in memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -16,8 +15,7 @@ from unclone.errors import FormatError
 from unclone.lab.contracts import Array, Data, Weights
 from unclone.lab.data import cache_folder
 from unclone.lab.metrics import chance_level, score_outputs
-from unclone.lab.tasks.networks import weight_kinds
-from unclone.lab.tasks.training import ModuleNetwork, Recipe, draw, run, train
+from unclone.lab.tasks.training import Network, Recipe, draw, run, train
 
 __all__ = ["WEIGHTS_FOLDER", "NetworkTask"]
 
@@ -27,14 +25,15 @@ VICTIM_SEED = 20260
 
 
 class NetworkTask:
-    """A ``unclone.lab.contracts.Task`` of a torch module.
+    """A ``unclone.lab.contracts.Task`` of a network in torch.
 
     Args:
         name: as on the command line; the committed weights are ``lab/weights/<name>.safetensors``.
-        build: makes the module.
+        network: computes and differentiates.
         data: loads (training data, test data).
         recipe: how it is trained.
         metric: a name in ``unclone.lab.metrics.METRICS``.
+        victim: loads the true weights, where somebody else trained them.
     """
 
     trainable = True
@@ -42,18 +41,18 @@ class NetworkTask:
     def __init__(
         self,
         name: str,
-        build: Callable[[], Any],
+        network: Network,
         data: Callable[[], tuple[Data, Data]],
         recipe: Recipe,
         metric: str = "accuracy",
+        victim: Callable[[], Weights] | None = None,
     ) -> None:
         self.name = name
         self.metric = metric
         self.recipe = recipe
-        self.network = ModuleNetwork(build)
-        self.layers: Mapping[str, str] = {
-            name: kind for name, kind in weight_kinds(build()).items() if not name.endswith("num_batches_tracked")
-        }
+        self.network = network
+        self.layers: Mapping[str, str] = network.kinds
+        self._given = victim
         self._train, self._test = data()
         self.train_size = len(self._train[0])
         self.chance = chance_level(metric, self._test[1])
@@ -64,10 +63,12 @@ class NetworkTask:
 
     @cached_property
     def _victim(self) -> Weights:
+        if self._given is not None:
+            return self._given()
         committed = WEIGHTS_FOLDER / f"{self.name}.safetensors"
         if committed.is_file():
             return self.read_file(committed)
-        digest = hashlib.sha256(repr((self.name, self.recipe, self.layers, self.train_size)).encode()).hexdigest()
+        digest = hashlib.sha256(repr((self.name, self.recipe, dict(self.layers), self.train_size)).encode()).hexdigest()
         kept = cache_folder() / "victims" / f"{self.name}-{digest[:16]}.safetensors"
         if kept.is_file():
             return self.read_file(kept)
@@ -112,7 +113,7 @@ class NetworkTask:
         return self._test
 
     def initialise(self, seed: int) -> Weights:
-        """The module's own initialisation."""
+        """The network's own initialisation."""
         return self.network.initialise(seed)
 
     def fit(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from unclone.errors import MissingExtraError, ParameterError
 from unclone.lab.contracts import Array, Data, Weights
+from unclone.lab.tasks.networks import weight_kinds
 
 try:
     import torch
@@ -30,9 +31,11 @@ class Network(Protocol):
     """A differentiable function of named weights.
 
     Attributes:
-        fixed: names that no gradient moves: running statistics, integers.
+        kinds: weight name -> one of ``unclone.lab.contracts.KINDS``.
+        fixed: names that no gradient moves: running statistics.
     """
 
+    kinds: Mapping[str, str]
     fixed: frozenset[str]
 
     def forward(self, weights: Mapping[str, torch.Tensor], inputs: torch.Tensor, *, training: bool) -> torch.Tensor:
@@ -51,10 +54,13 @@ class ModuleNetwork:
         build: makes the module with fresh random weights from torch's global generator.
     """
 
-    def __init__(self, build: Any) -> None:
+    def __init__(self, build: Callable[[], Any]) -> None:
         self._build = build
         self._module = self._made(0)
         self._counters = {name for name, value in self._module.state_dict().items() if not value.is_floating_point()}
+        self.kinds: Mapping[str, str] = {
+            name: kind for name, kind in weight_kinds(build()).items() if name not in self._counters
+        }
         self.fixed = frozenset(name for name, _ in self._module.named_buffers())
 
     def forward(self, weights: Mapping[str, torch.Tensor], inputs: torch.Tensor, *, training: bool) -> torch.Tensor:
@@ -151,7 +157,7 @@ def train(
                 group["lr"] = recipe.rate * _schedule(step, steps)
             outputs = network.forward(tensors, inputs[picks], training=True)
             if regression:
-                loss = functional.smooth_l1_loss(outputs[:, 0], targets[picks].float())
+                loss = functional.smooth_l1_loss(outputs.reshape(targets[picks].shape), targets[picks].float())
             else:
                 chosen = targets[picks] if soft else targets[picks].long()
                 loss = functional.cross_entropy(outputs, chosen)
