@@ -10,7 +10,17 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "unclone"
 
 BASE = {"errors", "records", "canonical", "files", "hardening", "_version"}
-DEVICE_HALF = {"puf", "extractor", "quality", "device_file", "enrollment", "assessment", "providers", "machine"}
+DEVICE_HALF = {
+    "puf",
+    "extractor",
+    "quality",
+    "record_file",
+    "device_file",
+    "enrollment",
+    "assessment",
+    "providers",
+    "machine",
+}
 MODEL_HALF = {"licence", "mask", "patterns", "header", "selection", "formats", "model"}
 ALLOWED = {
     "errors": set(),
@@ -28,10 +38,11 @@ ALLOWED = {
     "patterns": BASE | {"mask"},
     "header": BASE | {"keys", "mask"},
     "selection": BASE | {"keys", "mask", "header"},
-    "device_file": BASE | {"keys"},
+    "record_file": BASE,
+    "device_file": BASE | {"keys", "record_file"},
     "providers": BASE | {"keys", "puf"},
     "enrollment": BASE | {"keys", "quality", "puf", "providers", "extractor", "device_file"},
-    "machine": BASE | {"keys", "device_file", "enrollment"},
+    "machine": BASE | {"keys", "record_file", "device_file", "enrollment"},
     "assessment": BASE | {"quality", "puf", "extractor", "enrollment"},
     "licence": BASE | {"keys"},
     "model": BASE | {"keys", "licence", "mask", "patterns", "header", "selection", "formats"},

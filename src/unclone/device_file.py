@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -11,9 +9,9 @@ from typing import Any, Final
 
 from unclone import canonical
 from unclone.canonical import CanonicalError
-from unclone.errors import RecordAlteredError, RecordError, UnsupportedError
-from unclone.files import atomic_output, read_bounded
+from unclone.files import atomic_output
 from unclone.keys import SEALED_KEY_BYTES, check_suite
+from unclone.record_file import RecordFormat
 from unclone.records import Device, EnrollmentReport, HelperData
 
 __all__ = [
@@ -31,9 +29,10 @@ __all__ = [
 FORMAT: Final = "unclone-device"
 VERSION: Final = 1
 RECORD_LIMIT: Final = 4 * 2**20
-_MEMBERS: Final = frozenset(
-    ["format", "version", "name", "root", "source", "suite", "public_key", "helper", "sealed_key", "report", "digest"]
-)
+_MEMBERS: Final = (
+    "format", "version", "name", "root", "source", "suite", "public_key", "helper", "sealed_key", "report", "digest",
+)  # fmt: skip
+_FORMAT: Final = RecordFormat("device record", FORMAT, VERSION, frozenset(_MEMBERS))
 
 
 def seal_context(device: Device) -> bytes:
@@ -45,9 +44,7 @@ def seal_context(device: Device) -> bytes:
 
 def render_device(device: Device) -> bytes:
     """The record as indented JSON, with the digest of its canonical form."""
-    value = _to_json(device)
-    value["digest"] = hashlib.sha256(canonical.encode(value)).hexdigest()
-    return json.dumps(value, indent=2, ensure_ascii=True).encode("ascii") + b"\n"
+    return _FORMAT.render(_to_json(device))
 
 
 def save_device(device: Device, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -68,12 +65,7 @@ def load_device(path: str | os.PathLike[str]) -> Device:
         RecordAlteredError: it does not match its own digest.
         UnsupportedError: another version or suite.
     """
-    try:
-        return parse_device(read_bounded(Path(path), RECORD_LIMIT, RecordError))
-    except (RecordError, RecordAlteredError, UnsupportedError) as problem:
-        if str(path) in str(problem):
-            raise
-        raise type(problem)(f"{path}: {problem}") from None
+    return _FORMAT.load(path, RECORD_LIMIT, parse_device)
 
 
 def parse_device(data: bytes) -> Device:
@@ -89,34 +81,7 @@ def parse_device(data: bytes) -> Device:
 
 def parse_canonical(data: bytes) -> tuple[Device, bytes]:
     """The record in ``data``, and its canonical form, digest included; errors as of ``parse_device``."""
-    try:
-        value = canonical.parse(data)
-        _check_kind(value)
-        digest = value.pop("digest")
-        body = canonical.encode(value)
-        if digest != hashlib.sha256(body).hexdigest():
-            raise RecordAlteredError("the device record was altered or damaged: its digest does not match")
-        # Of all members, the digest's name comes first.
-        return _from_json(value), b'{"digest":"%b",%b' % (digest.encode("ascii"), body[1:])
-    except CanonicalError as problem:
-        raise RecordError(f"the device record is malformed: {problem}") from None
-    except (ValueError, RecursionError) as problem:
-        if isinstance(problem, RecordError | UnsupportedError):
-            raise
-        raise RecordError("not a device record: it is not JSON") from None
-
-
-def _check_kind(value: Any) -> None:
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise RecordError("not a device record: it has no format 'unclone-device'")
-    version = value.get("version")
-    if type(version) is not int:
-        raise CanonicalError("version is not an integer")
-    if version != VERSION:
-        raise UnsupportedError(f"device record of version {version}; this release reads version {VERSION}")
-    if value.keys() != _MEMBERS:
-        odd = sorted(value.keys() ^ _MEMBERS)
-        raise CanonicalError(f"members missing or unknown: {', '.join(name[:40] for name in odd[:5])}")
+    return _FORMAT.parse(data, _from_json)
 
 
 def _to_json(device: Device) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unclone.cli.output import Force, JsonFlag, LicenceFile, emit, progress_bar, table
+from unclone.cli.model_verbs import restore_reported
+from unclone.cli.output import Force, JsonFlag, LicenceFile, emit, table
 from unclone.cli.records_view import machine_json, machine_rows
 from unclone.errors import ParameterError
 
@@ -79,31 +80,10 @@ def restore(
     as_json: JsonFlag = False,
 ) -> None:
     """Reconstruct the key from the parts at hand, restore the model in memory and verify it. Writes nothing."""
-    import unclone
     from unclone.machine import reconstruct_machine
 
-    start = time.perf_counter()
-    with reconstruct_machine(machine, _pairs(part, "--part", "URI"), readings=readings) as key:
-        reconstructed = time.perf_counter()
-        with (
-            progress_bar("restoring") as progress,
-            unclone.restore(model, key, progress=progress, licence=licence) as restored,
-        ):
-            done = time.perf_counter()
-            masked = sum(tensor.nbytes for tensor in restored.header.tensors)
-            value = {
-                "model": str(model),
-                "verified": True,
-                "tensors": len(restored.header.tensors),
-                "masked_bytes": masked,
-                "reconstruct_ms": round((reconstructed - start) * 1e3, 3),
-                "restore_ms": round((done - reconstructed) * 1e3, 3),
-            }
-    text = (
-        f"{model}: {value['tensors']} tensors ({masked:,} bytes) restored and verified; "
-        f"key {value['reconstruct_ms']:.1f} ms, weights {value['restore_ms']:.1f} ms; nothing written"
-    )
-    emit(value, as_json=as_json, text=text)
+    sources = _pairs(part, "--part", "URI")
+    restore_reported(model, lambda: reconstruct_machine(machine, sources, readings=readings), licence, as_json=as_json)
 
 
 def replace_part(

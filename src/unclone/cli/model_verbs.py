@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,9 @@ import typer
 from unclone.cli.device_verbs import describe_device, device_json
 from unclone.cli.output import DeviceFile, Force, JsonFlag, LicenceFile, Source, emit, note, progress_bar, table
 from unclone.cli.records_view import is_record, load_recipient, machine_json, machine_rows
-from unclone.records import Device, Header
+from unclone.records import Device, DeviceKey, Header
 
-__all__ = ["register"]
+__all__ = ["register", "restore_reported"]
 
 
 def register(app: typer.Typer) -> None:
@@ -124,8 +125,15 @@ def restore(
     """Reconstruct the key on this device, restore the model in memory and verify it. Writes nothing."""
     import unclone
 
+    restore_reported(model, lambda: unclone.reconstruct(device, source, readings=readings), licence, as_json=as_json)
+
+
+def restore_reported(model: Path, reconstruct: Callable[[], DeviceKey], licence: Path | None, *, as_json: bool) -> None:
+    """Restore with the key that ``reconstruct`` gives, and say how long key and weights took."""
+    import unclone
+
     start = time.perf_counter()
-    with unclone.reconstruct(device, source, readings=readings) as key:
+    with reconstruct() as key:
         reconstructed = time.perf_counter()
         with (
             progress_bar("restoring") as progress,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,9 +12,10 @@ from unclone import canonical
 from unclone.canonical import CanonicalError
 from unclone.device_file import parse_device, render_device
 from unclone.errors import RecordAlteredError, RecordError, UnsupportedError
-from unclone.files import atomic_output, read_bounded
+from unclone.files import atomic_output
 from unclone.keys import check_suite
 from unclone.machine.record import MAX_PARTS, Machine, Part
+from unclone.record_file import RecordFormat, check_members
 
 __all__ = [
     "FORMAT",
@@ -35,8 +35,11 @@ PART_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ID_BYTES: Final = 16
 _CHECK_BYTES: Final = 32
 _REVISIONS: Final = 2**31
-_MEMBERS: Final = frozenset(
-    ["format", "version", "name", "id", "revision", "need", "suite", "public_key", "parts", "digest"]
+_FORMAT: Final = RecordFormat(
+    "machine record",
+    FORMAT,
+    VERSION,
+    frozenset(["format", "version", "name", "id", "revision", "need", "suite", "public_key", "parts", "digest"]),
 )
 _PART_MEMBERS: Final = frozenset(["name", "index", "device", "share", "check"])
 
@@ -51,9 +54,7 @@ def share_context(machine: Machine) -> bytes:
 
 def render_machine(machine: Machine) -> bytes:
     """The record as indented JSON, with the digest of its canonical form."""
-    value = _to_json(machine)
-    value["digest"] = hashlib.sha256(canonical.encode(value)).hexdigest()
-    return json.dumps(value, indent=2, ensure_ascii=True).encode("ascii") + b"\n"
+    return _FORMAT.render(_to_json(machine))
 
 
 def save_machine(machine: Machine, path: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -74,11 +75,7 @@ def load_machine(path: str | os.PathLike[str]) -> Machine:
         RecordAlteredError: it, or a device record in it, does not match its own digest.
         UnsupportedError: another version or suite.
     """
-    data = read_bounded(Path(path), MACHINE_LIMIT, RecordError)
-    try:
-        return parse_machine(data)
-    except (RecordError, RecordAlteredError, UnsupportedError) as problem:
-        raise type(problem)(f"{path}: {problem}") from None
+    return _FORMAT.load(path, MACHINE_LIMIT, parse_machine)
 
 
 def parse_machine(data: bytes) -> Machine:
@@ -89,36 +86,7 @@ def parse_machine(data: bytes) -> Machine:
         RecordAlteredError: it, or a device record in it, does not match its own digest.
         UnsupportedError: another version or suite.
     """
-    try:
-        value = canonical.parse(data)
-        _check_kind(value)
-        digest = value.pop("digest")
-        if digest != hashlib.sha256(canonical.encode(value)).hexdigest():
-            raise RecordAlteredError("the machine record was altered or damaged: its digest does not match")
-        return _from_json(value)
-    except CanonicalError as problem:
-        raise RecordError(f"the machine record is malformed: {problem}") from None
-    except (RecordError, UnsupportedError):
-        raise
-    except (ValueError, RecursionError):
-        raise RecordError("not a machine record: it is not JSON") from None
-
-
-def _check_kind(value: Any) -> None:
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise RecordError("not a machine record: it has no format 'unclone-machine'")
-    version = value.get("version")
-    if type(version) is not int:
-        raise CanonicalError("version is not an integer")
-    if version != VERSION:
-        raise UnsupportedError(f"machine record of version {version}; this release reads version {VERSION}")
-    _check_members(value, _MEMBERS)
-
-
-def _check_members(value: dict[str, Any], members: frozenset[str]) -> None:
-    if value.keys() != members:
-        odd = sorted(value.keys() ^ members)
-        raise CanonicalError(f"members missing or unknown: {', '.join(name[:40] for name in odd[:5])}")
+    return _FORMAT.parse(data, _from_json)[0]
 
 
 def _to_json(machine: Machine) -> dict[str, Any]:
@@ -171,7 +139,7 @@ def _from_json(value: dict[str, Any]) -> Machine:
 def _part(value: Any) -> Part:
     if not isinstance(value, dict):
         raise CanonicalError("a part is not an object")
-    _check_members(value, _PART_MEMBERS)
+    check_members(value, _PART_MEMBERS)
     name = value["name"]
     if not isinstance(name, str) or not PART_NAME.fullmatch(name):
         raise CanonicalError("a part's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
