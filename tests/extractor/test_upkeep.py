@@ -24,6 +24,14 @@ def test_measure_counts_what_was_flipped(chip, mode):
     assert noisy.margin == pytest.approx(noisy.reach / noisy.error_rate)
 
 
+def test_cells_that_flickered_at_enrolment_do_not_pass_for_noise(chip):
+    unit = chip(32768, 0.05, seed=2)
+    alone, averaged = (extractor.generate(unit.read(count), error_rate=0.1) for count in (1, 9))
+    later = unit.read(8)
+    rates = [extractor.measure(later, made.helper, made.secret).error_rate for made in (alone, averaged)]
+    assert rates[1] == pytest.approx(rates[0], abs=0.015)
+
+
 def test_margin_shrinks_below_one_when_the_noise_outgrows_the_code(chip):
     unit = chip(4096, 0.04, seed=4)
     response = unit.read(1)

@@ -37,7 +37,8 @@ class Correction:
         symbols: code symbols that carry something (not erased at enrolment).
         errors: symbols that the reading has wrong.
         erasures: symbols on which the reading says nothing (of a pair, one cell flipped).
-        error_rate: bit error rate of the cells used, between enrolment and now.
+        error_rate: bit error rate of the cells used, between enrolment and now, weighed as the decoder weighs them: cells
+            that flickered at enrolment count little.
         failure_log10: log10 of the predicted failure of a reconstruction under as much noise as now.
         reach: bit error rate at which that prediction would meet the failure asked about, at most 0.5.
         margin: ``reach / error_rate``: how often the present noise fits in; below 1 it is too late.
@@ -85,7 +86,8 @@ def measure(readings: NDArray[np.uint8], helper: HelperData, secret: bytes, *, f
     flips = _flip_rates(said, sketch)
     paired = sketch.debias not in (debias.NONE, debias.CLASSIC)
     cells = (2 if paired else 1) * int(alive.sum())
-    rate = (2 * errors + erasures if paired else errors) / max(cells, 1)
+    weight = np.array(sketch.levels, dtype=np.float64)[sketch.classes]
+    rate = float(((1.0 - said) / 2.0).mean(axis=0) @ weight) / max(float(weight.sum()), 1.0)
     now = failure_log10(code, _channel(sketch, flips, 1.0, paired))
     reach = _reach(code, sketch, flips, paired, log10(failure))
     return Correction(
@@ -130,8 +132,7 @@ def _channel(sketch: Sketch, flips: Floats, factor: float, paired: bool) -> Chan
 
 def _reach(code: Code, sketch: Sketch, flips: Floats, paired: bool, target: float) -> float:
     """Bit error rate at which the prediction meets the target, by bisection on a common factor of all flip rates."""
-    used = np.bincount(sketch.classes, minlength=len(flips)).astype(np.float64)
-    used[0] = 0.0
+    used = np.bincount(sketch.classes, minlength=len(flips)) * np.array(sketch.levels, dtype=np.float64)
     mean = float((used * flips).sum() / max(float(used.sum()), 1.0))
     low, high = 0.0, 0.5
     for _ in range(_STEPS):
