@@ -16,6 +16,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from unclone.lab.attacks import ATTACKS
+from unclone.lab.contracts import LABELLESS
 from unclone.lab.data import cache_folder
 from unclone.lab.harness import BACKENDS, run_jobs
 from unclone.lab.jobs import BASELINE, Job, TaskSource, locked_by, task_digest
@@ -99,7 +101,11 @@ def table(options, report):
     source = TaskSource(options.task)
     task = source.open()
     plan, jobs = jobs_of(source, task_digest(task), options)
-    scratch = {seed: replace(jobs["unclone", "use-as-is", seed], attack=BASELINE) for seed in range(options.seeds)}
+    scratch = {
+        (labels, seed): replace(jobs["unclone", "use-as-is", seed], attack=BASELINE, labels=labels)
+        for labels in (0, options.labels)
+        for seed in range(options.seeds)
+    }
     results = run_jobs(
         [*jobs.values(), *scratch.values()],
         cache=cache_folder(),
@@ -107,7 +113,10 @@ def table(options, report):
         workers=options.workers,
         report=report,
     )
-    alone = statistics.mean(results[job].score for job in scratch.values())
+    alone = {
+        labels: statistics.mean(results[scratch[labels, seed]].score for seed in range(options.seeds))
+        for labels in (0, options.labels)
+    }
     rows = []
     for scheme, attacks in plan.items():
         row = {"scheme": scheme, "reference": SCHEMES[scheme].reference, **costs(task, scheme, 0), "attacks": []}
@@ -117,13 +126,14 @@ def table(options, report):
                 row["attacks"].append({"attack": attack, "score": None, "note": INAPPLICABLE})
                 continue
             scores = [result.score for result in found]
-            baseline = statistics.mean([result.detail.get("baseline", alone) for result in found])
+            own = alone[0 if ATTACKS[attack].needs in LABELLESS else options.labels]
+            baseline = statistics.mean([result.detail.get("baseline", own) for result in found])
             row["attacks"].append(
                 {
                     "attack": attack,
                     "score": statistics.mean(scores),
                     "spread": statistics.stdev(scores) if len(scores) > 1 else 0.0,
-                    "without": max(alone, baseline),
+                    "without": max(own, baseline),
                     "queries": statistics.mean(result.queries for result in found),
                     "seconds": statistics.mean(result.seconds for result in found),
                 }
@@ -137,7 +147,7 @@ def table(options, report):
         "original": task.score(task.weights()),
         "chance": task.chance,
         "labels": options.labels,
-        "from_scratch": alone,
+        "from_scratch": alone[options.labels],
         "seeds": options.seeds,
         "schemes": rows,
     }
