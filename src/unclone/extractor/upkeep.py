@@ -37,8 +37,8 @@ class Correction:
         symbols: code symbols that carry something (not erased at enrolment).
         errors: symbols that the reading has wrong.
         erasures: symbols on which the reading says nothing (of a pair, one cell flipped).
-        error_rate: bit error rate of the cells used, between enrolment and now, weighed as the decoder weighs them: cells
-            that flickered at enrolment count little.
+        error_rate: bit error rate of the cells used, between enrolment and now, weighed as the decoder weighs them:
+            cells that flickered at enrolment count little.
         failure_log10: log10 of the predicted failure of a reconstruction under as much noise as now.
         reach: bit error rate at which that prediction would meet the failure asked about, at most 0.5.
         margin: ``reach / error_rate``: how often the present noise fits in; below 1 it is too late.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,7 @@ from unclone.formats import Layout, Region
 from unclone.hardening import lock_memory
 from unclone.header import chunk_tag_bytes
 from unclone.keys import ContentKeys
-from unclone.mask import ChunkCipher
+from unclone.mask import ChunkCipher, chunk_length
 from unclone.model.carrier import Carrier
 from unclone.model.parallel import Chunk, Progress, chunks_of, for_each_batch
 from unclone.model.reading import Files, populate, read_into
@@ -24,7 +24,7 @@ from unclone.model.restored import RestoredModel, RestoredTensor
 from unclone.records import Header
 from unclone.selection import Positions
 
-__all__ = ["Options", "Restorer", "Views"]
+__all__ = ["Keystream", "Options", "Restorer", "Views"]
 
 _ALIGN: Final = 64
 _MAPPED_SHARE_PPM: Final = 50_000
@@ -47,6 +47,25 @@ class Options:
     def __post_init__(self) -> None:
         if self.verify not in ("all", "masked"):
             raise ParameterError(f"verify is 'all' or 'masked', not {self.verify!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Keystream:
+    """All that unmasks one tensor elsewhere than on this processor (spec/bound-model.md, section 6).
+
+    Attributes:
+        cipher: a name in ``unclone.mask.CIPHERS``.
+        key: of the binding.
+        tensor: number of the tensor.
+        pattern: one period of the bits that are masked.
+        chunk: bytes of a chunk.
+    """
+
+    cipher: str
+    key: bytes = field(repr=False)
+    tensor: int
+    pattern: bytes
+    chunk: int
 
 
 class Restorer:
@@ -94,6 +113,30 @@ class Restorer:
             return options.lock or bool(options.copy)
         return not selection.block or selection.share_ppm > _MAPPED_SHARE_PPM
 
+    def keystream(self, name: str) -> Keystream | None:
+        """What unmasks the tensor of that name; ``None`` where it is in clear."""
+        if name not in self._masked:
+            return None
+        number = self._masked[name]
+        pattern = self._header.tensors[number].pattern
+        chunk = chunk_length(self._header.chunk, pattern)
+        return Keystream(self._header.cipher, self._cipher.key, number, pattern, chunk)
+
+    def verify(self, regions: Sequence[Region], threads: int | None = None) -> None:
+        """Verify the tags of ``regions`` and keep nothing, for whoever unmasks elsewhere.
+
+        Raises:
+            TensorTamperedError: one does not hold.
+        """
+
+        def work(batch: Sequence[Chunk]) -> None:
+            out = np.empty(max(chunk.nbytes for chunk in batch), dtype=np.uint8)
+            for chunk in batch:
+                self._unmask(chunk, out[: chunk.nbytes])
+            out[:] = 0
+
+        for_each_batch(self._chunks(regions), work, threads, None)
+
     def fill(self, regions: Sequence[Region], views: Views, threads: int | None, progress: Progress | None) -> None:
         """Restore ``regions`` into ``views``, which a caller overwrites if this raises."""
         for region in regions:
@@ -102,7 +145,8 @@ class Restorer:
 
         def work(batch: Sequence[Chunk]) -> None:
             for chunk in batch:
-                self._unmask(chunk, views)
+                whole = views[self._header.tensors[chunk.tensor].name]
+                self._unmask(chunk, whole[chunk.offset : chunk.offset + chunk.nbytes])
 
         for_each_batch(self._chunks(regions), work, threads, progress)
 
@@ -110,10 +154,9 @@ class Restorer:
         numbers = [self._masked[region.name] for region in regions if region.name in self._masked]
         return list(chunks_of(self._header.tensors, numbers, self._header.chunk, among))
 
-    def _unmask(self, chunk: Chunk, views: Views) -> None:
+    def _unmask(self, chunk: Chunk, out: NDArray[np.uint8]) -> None:
         tensor = self._header.tensors[chunk.tensor]
         region = self._layout.regions[tensor.name]
-        out = views[tensor.name][chunk.offset : chunk.offset + chunk.nbytes]
         masked = self._files.view(region.file, region.offset + chunk.offset, chunk.nbytes, self._scratch())
         tile, spans = self._positions.of(chunk.tensor, chunk.index, chunk.nbytes)
         if spans is not None:

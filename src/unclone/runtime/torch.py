@@ -26,7 +26,7 @@ from unclone.licence import LicenceSource
 from unclone.model import RestoredModel, RestoredTensor, restore
 from unclone.records import DeviceKey
 
-__all__ = ["load", "load_into", "object_of", "state_dict", "tensor_of", "tensors_of"]
+__all__ = ["dtype_of", "load", "load_into", "object_of", "state_dict", "tensor_of", "tensors_of"]
 
 _DTYPES: Final = {
     "float8_e8m0": "float8_e8m0fnu",
@@ -165,13 +165,23 @@ def tensor_of(tensor: RestoredTensor) -> Any:
         UnsupportedError: a dtype that torch has not.
     """
     torch = _torch()
-    name = _DTYPES.get(tensor.dtype)
-    dtype = getattr(torch, name, None) if name else None
-    if dtype is None:
-        raise UnsupportedError(f"torch has no dtype for {tensor.dtype!r}; use the bytes in RestoredTensor.data")
+    dtype = dtype_of(tensor.dtype)
     if not tensor.data.size:
         return torch.empty(tensor.shape, dtype=dtype)
     return torch.frombuffer(_aligned(tensor.data, dtype.itemsize), dtype=dtype).reshape(tensor.shape)
+
+
+def dtype_of(name: str) -> Any:
+    """torch's dtype of that name in a header.
+
+    Raises:
+        UnsupportedError: torch has none.
+    """
+    theirs = _DTYPES.get(name)
+    dtype = getattr(_torch(), theirs, None) if theirs else None
+    if dtype is None:
+        raise UnsupportedError(f"torch has no dtype for {name!r}; use the bytes in RestoredTensor.data")
+    return dtype
 
 
 def _unpickled(restored: RestoredModel, map_location: Any) -> Any:
