@@ -20,7 +20,7 @@ import numpy as np
 
 from unclone import keys
 from unclone.fleet.bulk import cores, in_parallel
-from unclone.fleet.licensing import CHUNK, ReleaseKey, Target, _run, _Work, license_files
+from unclone.fleet.licensing import CHUNK, WINDOW, ReleaseKey, Target, _run, _Work, license_files
 from unclone.fleet.licensing import Plan as Terms
 from unclone.fleet.release import bind_each
 from unclone.licence import Issuer
@@ -82,7 +82,7 @@ def scaling(count: int) -> dict[str, float]:
     chunks = [_Work(RELEASE, "", "", tuple(plain[start : start + CHUNK])) for start in range(0, count, CHUNK)]
 
     def run(number: int) -> float:
-        return seconds(lambda: [None for _ in in_parallel(_run, chunks, workers=number)])
+        return seconds(lambda: [None for _ in in_parallel(_run, chunks, workers=number, window=WINDOW)])
 
     def bare(number: int) -> float:
         return seconds(lambda: list(in_parallel(_bare, [count // number] * number, workers=number)))

@@ -20,7 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 BACKENDS: Final = ("loky", "dask", "ray")
 WINDOW: Final = 12
-"""Items for each worker in one window; at its end the workers wait for the last."""
+"""Items for each worker in one window, if they are megabytes each."""
 
 
 def cores() -> int:
@@ -42,6 +42,7 @@ def in_parallel(
     workers: int = 0,
     backend: str = "loky",
     scheduler: str = "",
+    window: int = WINDOW,
 ) -> Iterator[R]:
     """``work`` of every item, in the items' order.
 
@@ -51,6 +52,7 @@ def in_parallel(
         workers: processes; 0 for one on every core, 1 for none but this one.
         backend: ``"loky"``, ``"dask"`` or ``"ray"``.
         scheduler: address of a Dask scheduler or Ray head; by default a cluster on this machine.
+        window: items for each worker between two waits for the last of them; two windows are in memory.
 
     Raises:
         ParameterError: the backend is unknown, or cannot be reached.
@@ -78,7 +80,7 @@ def in_parallel(
 
         # The workers are a window ahead of whoever takes the results.
         ahead = stack.enter_context(ThreadPoolExecutor(1))
-        windows = batches(items, workers * WINDOW)
+        windows = batches(items, workers * window)
         waiting = [ahead.submit(run, window) for window in islice(windows, 1)]
         while waiting:
             results = waiting.pop().result()
