@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +24,17 @@ h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.15rem; margin: 2.
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; width: 100%; }
 th, td { text-align: left; padding: .3rem .7rem .3rem 0; border-bottom: 1px solid #dde1e7; vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td.gains { color: #b3261e; font-weight: 600; } svg { width: 100%; min-width: 30rem; height: auto; }
+td.gains { color: #b3261e; font-weight: 600; }
+@media (max-width: 45rem) { .reference { display: none; } }
+svg { width: 100%; min-width: 30rem; height: auto; }
 p.note, .small { color: #4b5563; font-size: .875rem; } code { font-size: .875rem; overflow-wrap: anywhere; }
 """
+
+_ATTACK_HEAD: Final = (
+    "<th>attack</th>"
+    + "".join(f'<th class="n">{name}</th>' for name in ("labels", "with the file", "without", "gain", "spread"))
+    + '<th>verdict</th><th class="n">seconds</th><th class="n">queries</th><th class="reference">published</th>'
+)
 
 
 def write_report(value: Mapping[str, Any], path: Path, *, force: bool = False) -> None:
@@ -82,19 +91,8 @@ def _about(value: Mapping[str, Any]) -> str:
 
 def _attacks(value: Mapping[str, Any]) -> str:
     task = value["task"]
-    head = [
-        "attack",
-        "labels",
-        "with the file",
-        "without",
-        "gain",
-        "spread",
-        "verdict",
-        "seconds",
-        "queries",
-        "published",
-    ]
-    rows = [_attack_row(row) for row in value["attacks"]]
+    if not value["attacks"]:
+        return "<h2>Attacks</h2>\n<p>No attack was run.</p>"
     picture = ""
     if any(row["accuracy"] is not None for row in value["attacks"]):
         picture = _figure(figures.attack_figure(value["attacks"], task["metric"], task["original"], task["chance"]))
@@ -102,21 +100,36 @@ def _attacks(value: Mapping[str, Any]) -> str:
         "An attack gains if it beats training without the file, with the same labels, steps and seeds, by more than "
         "the spread over the seeds, and does so again with fresh seeds. Seconds are processor time of one run."
     )
-    table = _table(head, rows, numbers=range(1, 6)) if rows else "<p>No attack was run.</p>"
-    return f'<h2>Attacks</h2>\n{table}\n<p class="note">{note}</p>\n{picture}'
+    groups = [list(rows) for _, rows in groupby(value["attacks"], key=lambda row: row["name"])]
+    body = "\n".join(_attack_rows(rows) for rows in groups)
+    table = f'<div class="wide"><table><thead><tr>{_ATTACK_HEAD}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+    return f'<h2>Attacks</h2>\n{picture}\n{table}\n<p class="note">{note}</p>'
 
 
-def _attack_row(row: Mapping[str, Any]) -> list[str]:
-    name = f'{escape(row["name"])}<br><span class="small">{escape(row["reference"])}</span>'
-    labels = str(row["labels"]) if row["labels"] else "none"
+def _attack_rows(rows: list[Mapping[str, Any]]) -> str:
+    """One attack: its name and the literature once, a line for each number of labels."""
+    first = rows[0]
+    name = (
+        f'<td rowspan="{len(rows)}">{escape(first["name"])}'
+        f'<br><span class="small reference">{escape(first["reference"])}</span></td>'
+    )
+    published = f'<td class="reference" rowspan="{len(rows)}">{escape(first["published"])}</td>'
+    lines = [_attack_cells(row) for row in rows]
+    return "\n".join(
+        f"<tr>{name if not number else ''}{line}{published if not number else ''}</tr>"
+        for number, line in enumerate(lines)
+    )
+
+
+def _attack_cells(row: Mapping[str, Any]) -> str:
+    labels = f'<td class="n">{row["labels"] or "none"}</td>'
     if row["accuracy"] is None:
-        return [name, labels, "", "", "", "", f"not run: {escape(row['reason'])}", "", "", escape(row["published"])]
-    figures_ = [f"{row['accuracy']:.3f}", f"{row['baseline']:.3f}", f"{row['gain']:+.3f}", f"{row['spread']:.3f}"]
-    cost = row["cost"]
-    return [
-        name, labels, *figures_, escape(row["verdict"]), f"{cost['seconds']:.1f}", f"{cost['queries']:.0f}",
-        escape(row["published"]),
-    ]  # fmt: skip
+        return f'{labels}<td colspan="7">not run: {escape(row["reason"])}</td>'
+    numbers = [f"{row['accuracy']:.3f}", f"{row['baseline']:.3f}", f"{row['gain']:+.3f}", f"{row['spread']:.3f}"]
+    cost = [f"{row['cost']['seconds']:.1f}", f"{row['cost']['queries']:.0f}"]
+    verdict = f"<td{' class=gains' if row['verdict'] == 'gains' else ''}>{escape(row['verdict'])}</td>"
+    before, after = ("".join(f'<td class="n">{cell}</td>' for cell in cells) for cells in (numbers, cost))
+    return f"{labels}{before}{verdict}{after}"
 
 
 def _paper(value: Mapping[str, Any]) -> Iterable[str]:
@@ -194,19 +207,9 @@ def _provenance(value: Mapping[str, Any]) -> str:
         ["scheme", f"{escape(value['scheme']['name'])}: {escape(value['scheme']['cost'])}"],
         ["versions", versions],
     ]
-    return f"<h2>How this was made</h2>\n{_table(['', ''], rows)}"
+    return f"<h2>How this was made</h2>\n{_table(rows)}"
 
 
-def _table(head: list[str], rows: Iterable[list[str]], numbers: Iterable[int] = ()) -> str:
-    right = set(numbers)
-
-    def line(cells: list[str], tag: str) -> str:
-        classes = [
-            ' class="n"' if column in right else ' class="gains"' if cell == "gains" else ""
-            for column, cell in enumerate(cells)
-        ]
-        return "".join(f"<{tag}{name}>{cell}</{tag}>" for name, cell in zip(classes, cells, strict=True))
-
-    body = "\n".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
-    top = f"<thead><tr>{line(head, 'th')}</tr></thead>" if any(head) else ""
-    return f'<div class="wide"><table>{top}<tbody>\n{body}\n</tbody></table></div>'
+def _table(rows: Iterable[list[str]]) -> str:
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><tbody>\n{body}\n</tbody></table></div>'
