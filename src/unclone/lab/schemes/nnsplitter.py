@@ -9,7 +9,7 @@ import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Task, Weights
 from unclone.lab.metrics import chance_level, score_outputs
-from unclone.lab.schemes.published import floats_of
+from unclone.lab.schemes.published import KeptValues, floats_of
 
 __all__ = ["NNSplitter"]
 
@@ -20,7 +20,7 @@ _NEAREST = 0.8  # of the way to the end: equal values would give themselves away
 
 
 @dataclass
-class NNSplitter:
+class NNSplitter(KeptValues):
     """A few weights of the whole model moved near an end of their tensor's range; true values and positions are secret.
 
     NNSplitter (ICML 2023) picks filters with a controller trained by reinforcement, its reward the accuracy lost, and
@@ -63,17 +63,6 @@ class NNSplitter:
 
     def _count(self, weights: Weights) -> int:
         return math.ceil(self.share * sum(weights[name].size for name in _matrices(weights)))
-
-    def unlock(self, locked: Locked) -> Weights:
-        """The exact weights."""
-        result = {name: value.copy() for name, value in locked.weights.items()}
-        for name, (places, values) in locked.secret.items():
-            result[name].reshape(-1)[places] = values
-        return result
-
-    def cost(self) -> str:
-        """What the genuine device pays."""
-        return "one position and value for each changed weight in protected memory"
 
 
 def _at_chance(task: Task, weights: Weights, inputs: Array, targets: Array) -> bool:

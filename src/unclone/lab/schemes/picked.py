@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Task, Weights
-from unclone.lab.schemes.published import floats_of
+from unclone.lab.schemes.published import KeptValues, floats_of
 
 __all__ = ["PickedWeights"]
 
@@ -16,7 +16,7 @@ _STEPS = 0.1
 
 
 @dataclass
-class PickedWeights:
+class PickedWeights(KeptValues):
     """In each tensor of two or more axes the weights that the loss depends on most, pushed the way that raises it.
 
     SFGE adds noise in the direction of the gradient's sign; which weights and whither is read off a short training on
@@ -61,14 +61,3 @@ class PickedWeights:
             secret[name] = (places, flat[places].copy())
             flat[places] += (self.noise * np.where(up, 1, -1)).astype(value.dtype) * np.abs(value).max()
         return Locked(result, secret)
-
-    def unlock(self, locked: Locked) -> Weights:
-        """The exact weights."""
-        result = {name: value.copy() for name, value in locked.weights.items()}
-        for name, (places, values) in locked.secret.items():
-            result[name].reshape(-1)[places] = values
-        return result
-
-    def cost(self) -> str:
-        """What the genuine device pays."""
-        return "one position and value for each changed weight in protected memory"

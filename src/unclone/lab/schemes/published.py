@@ -8,7 +8,7 @@ import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Weights
 
-__all__ = ["FewWeights", "PaperPad", "SignFlips", "floats_of", "xored"]
+__all__ = ["FewWeights", "KeptValues", "PaperPad", "SignFlips", "floats_of", "xored"]
 
 
 def floats_of(weights: Weights) -> list[str]:
@@ -88,8 +88,23 @@ def _flipped(weights: Weights, secret: tuple[str, Array]) -> Weights:
     return result
 
 
+class KeptValues:
+    """A scheme whose secret is a list of positions and true values: tensor name -> (places, values), flat."""
+
+    def unlock(self, locked: Locked) -> Weights:
+        """The exact weights."""
+        result = _copy(locked.weights)
+        for name, (places, values) in locked.secret.items():
+            result[name].reshape(-1)[places] = values
+        return result
+
+    def cost(self) -> str:
+        """What the genuine device pays."""
+        return "one position and value for each changed weight in protected memory"
+
+
 @dataclass
-class FewWeights:
+class FewWeights(KeptValues):
     """A few random weights of each tensor made large, their true values kept apart: the cheapest lock."""
 
     name: str = "few-weights"
@@ -107,14 +122,3 @@ class FewWeights:
                 secret[name] = (places, flat[places].copy())
                 flat[places] = 20 * np.abs(flat).max() * rng.choice([-1, 1], places.size)
         return Locked(result, secret)
-
-    def unlock(self, locked: Locked) -> Weights:
-        """The exact weights."""
-        result = _copy(locked.weights)
-        for name, (places, values) in locked.secret.items():
-            result[name].reshape(-1)[places] = values
-        return result
-
-    def cost(self) -> str:
-        """What the genuine device pays."""
-        return "one position and value for each locked weight in protected memory"
