@@ -147,7 +147,7 @@ def test_unplugged_in_the_middle_then_back(boards: Boards, monkeypatch: pytest.M
         return ask(link, kind, payload)
 
     monkeypatch.setattr(Link, "_ask", pulled)
-    source = SerialSRAM(str(board.port), timeout=0.2)
+    source = SerialSRAM(str(board.port), timeout=1.0)
     with pytest.raises(SourceError, match=r"plugged in|no answer"):
         source.evaluate()
     board.power_on()
