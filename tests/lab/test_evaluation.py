@@ -57,6 +57,16 @@ class FineTune:
         return Outcome(task.score(trained), trained, detail={"labels": labels})
 
 
+class Patient(FineTune):
+    """An attack that needs no file: it trains three times as long as the baseline does."""
+
+    name = "patient"
+
+    def run(self, task: Task, locked: Locked, *, labels: int, seed: int, effort: float) -> Outcome:
+        trained = task.fit(task.initialise(seed), labels, seed, effort=30 * effort)
+        return Outcome(task.score(trained), trained)
+
+
 class Inapplicable(FineTune):
     """An attack that asks for what there is not."""
 
@@ -68,7 +78,7 @@ class Inapplicable(FineTune):
 
 @pytest.fixture(autouse=True)
 def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
-    attacks = {item.name: item for item in (FineTune(), Inapplicable())}
+    attacks = {item.name: item for item in (FineTune(), Patient(), Inapplicable())}
     schemes = {item.name: item for item in (OpenBook(), Noise())}
     for module in (evaluation, jobs):
         monkeypatch.setattr(module, "attack_named", attacks.__getitem__)
@@ -110,6 +120,14 @@ def test_luck_with_the_first_seeds_is_looked_at_again(monkeypatch: pytest.Monkey
     result = run("noise")
     assert result.attacks[0].verdict == "no gain"
     assert len(result.attacks[0].scores) == 6
+
+
+def test_what_an_attack_makes_of_nothing_is_no_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROFILES, "quick", replace(PROFILES["quick"], effort=0.02))
+    row = run("open-book", names=["patient"]).attacks[0]
+    assert row.gain > row.spread
+    assert row.blank == pytest.approx(row.accuracy, abs=row.spread)
+    assert row.verdict == "no gain"
 
 
 def test_what_does_not_apply_is_told_and_not_counted() -> None:

@@ -86,6 +86,7 @@ class AttackRow:
         reference: where it is published.
         published: the figure of the literature.
         reason: why it was not run.
+        blank: mean of the same attack on a file that holds an untrained network; of rows that seemed to gain.
     """
 
     name: str
@@ -103,6 +104,7 @@ class AttackRow:
     reference: str = ""
     published: str = ""
     reason: str = ""
+    blank: float | None = None
 
 
 @dataclass
@@ -254,8 +256,11 @@ class _Grid:
         return [self._row(attack, labels, seeds, results) for attack, labels in pairs]
 
     def confirm(self, doubtful: Sequence[AttackRow], seeds: Sequence[int], running: dict[str, Any]) -> None:
-        """Look again with fresh seeds at what seems to gain: among many attacks some do by luck."""
+        """Look again at what seems to gain: with fresh seeds, since among many attacks some do by luck, and at what the
+        attack makes of a file that holds nothing, since some start better than the baseline whatever is in the file.
+        """
         results = self._run([(row.name, row.labels) for row in doubtful], seeds, running)
+        blanks = run_jobs([self._blank(row, seed) for row in doubtful for seed in seeds], **running)
         for row in doubtful:
             fresh = self._row(attack_named(row.name), row.labels, seeds, results)
             row.scores += fresh.scores
@@ -263,6 +268,14 @@ class _Grid:
             pooled = compare(row.scores, row.baselines, samples=self._samples)
             row.accuracy, row.baseline, row.gain, row.spread = pooled.mean, pooled.baseline, pooled.gain, pooled.spread
             row.verdict = fresh.verdict
+            found = [score for seed in seeds if (score := blanks[self._blank(row, seed)].score) is not None]
+            if found:
+                row.blank = float(np.mean(found))
+                if not compare(row.scores, found, samples=self._samples).gains:
+                    row.verdict = "no gain"
+
+    def _blank(self, row: AttackRow, seed: int) -> Job:
+        return replace(self._job(row.name, row.labels, seed), blank=True)
 
     def _run(
         self, pairs: Sequence[tuple[str, int]], seeds: Sequence[int], running: dict[str, Any]

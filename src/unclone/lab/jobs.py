@@ -35,6 +35,9 @@ __all__ = [
 BASELINE: Final = "from-scratch"
 """Name of the job that trains without the file; of an attack without labels, an untrained network or a constant."""
 
+_BLANK: Final = 5000
+"""Added to a seed for the untrained network of a blank file: the baseline starts from that of the seed itself."""
+
 
 @dataclass(frozen=True)
 class TaskSource:
@@ -76,6 +79,7 @@ class Job:
         labels: labelled samples of the attacker.
         seed: of the device, the samples and the training.
         effort: multiplies the steps of training.
+        blank: the file holds an untrained network in place of the victim, so nothing that is worth an attack.
     """
 
     task: TaskSource
@@ -85,6 +89,7 @@ class Job:
     labels: int
     seed: int
     effort: float
+    blank: bool = False
 
     def key(self) -> str:
         """Digest of everything that the result depends on, the lab's own code included."""
@@ -171,7 +176,11 @@ def run_job(job: Job) -> JobResult:
         score = baseline_score(task, job.labels, job.seed, job.effort)
         return JobResult(score, time.process_time() - start)
     try:
-        locked = locked_by(scheme_named(job.scheme), task, job.seed)
+        scheme = scheme_named(job.scheme)
+        if job.blank:
+            locked = scheme.lock(task.initialise(job.seed + _BLANK), job.seed)
+        else:
+            locked = locked_by(scheme, task, job.seed)
         start = time.process_time()
         outcome: Outcome = attack_named(job.attack).run(
             task, locked, labels=job.labels, seed=job.seed, effort=job.effort
