@@ -60,7 +60,7 @@ class Profile:
 
 
 PROFILES: Final = {
-    "quick": Profile(3, (50, 500), (), 0.5, 6, 60, 2),
+    "quick": Profile(3, (50, 500), (), 0.4, 6, 60, 2),
     "standard": Profile(5, (50, 500), (0.1,), 1.0, 30, 1000, 5),
     "full": Profile(5, (50, 500), (0.01, 0.05, 0.1, 0.2, 0.5), 1.0, 100, 1000, 5),
 }
