@@ -85,7 +85,7 @@ def test_paging_shows_every_device_once(registry: Registry, make_device: MakeDev
 
 
 def test_names_are_escaped(registry: Registry, make_device: MakeDevice) -> None:
-    evil = '"><script>alert(1)</script>{{ 7*7 }}'
+    evil = '"><script>alert(1)</script>{{ 7919*7907 }}'
     registry.add_device(make_device(1, evil))
     key = key_digest(make_device(1).public_key)
     registry.add_model(ModelRow(evil, "onnx"))
@@ -95,7 +95,7 @@ def test_names_are_escaped(registry: Registry, make_device: MakeDevice) -> None:
     registry.revoke("device", key, evil)
     for address in [*PAGES[:-1], f"/devices/{key.hex()}"]:
         assert "<script" not in get(registry, address).text, address
-        assert "49" not in re.sub(r"[0-9a-f]{16,}|\d{4}-\d\d-\d\d", "", get(registry, address).text)
+        assert "62615533" not in get(registry, address).text
     answer = get(registry, "/devices", params={"name": evil, "key": ""})
     assert "<script" not in answer.text
     answer = get(registry, "/devices", params={"key": evil})
