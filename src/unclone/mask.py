@@ -90,12 +90,17 @@ def tile_of(pattern: bytes, chunk: int) -> Tile | None:
 
 
 def gather(data: Buffer, spans: Spans) -> Buffer:
-    """The bytes in ``spans`` as a new array."""
+    """The bytes in ``spans``, one after the other: a view of ``data`` where there is but one, else a new array."""
+    if len(spans) == 1:
+        start, stop = spans[0]
+        return data[start:stop]
     return np.concatenate([data[start:stop] for start, stop in spans]) if spans else np.empty(0, dtype=np.uint8)
 
 
 def scatter(part: Buffer, spans: Spans, out: Buffer) -> None:
-    """The opposite of ``gather``."""
+    """The opposite of ``gather``: nothing is left to do for a view."""
+    if len(spans) == 1:
+        return
     position = 0
     for start, stop in spans:
         out[start:stop] = part[position : position + stop - start]
@@ -161,7 +166,7 @@ class ChunkCipher:
         if spans is None:
             return self._unmask(nonce, pattern, masked, out, tag)
         part = gather(masked, spans)
-        opened = np.empty_like(part)
+        opened = gather(out, spans) if len(spans) == 1 else part
         tile = pattern.within(spans) if pattern and spans else None
         whole = not verify_clear or hmac.compare_digest(self._clear_tag(tensor, chunk, masked, spans), tag[TAG_BYTES:])
         if not whole or not self._unmask(nonce, tile, part, opened, tag[:TAG_BYTES]):

@@ -14,8 +14,10 @@ from unclone.lab.tasks import TASKS, open_task
 
 SCORES = {
     "digits": 0.97,
+    "digits-int8": 0.97,
     "mnist-dense": 0.94,
     "mnist-cnn": 0.97,
+    "mnist-cnn-int8": 0.97,
     "cifar10-resnet": 0.58,
     "digits-rnn": 0.98,
     "reviews-rnn": 0.71,

@@ -59,8 +59,9 @@ def bind(
         bits: ``"finite"`` keeps every masked float finite, ``"all"`` masks every bit.
         cipher: ``"aes-256-gcm"``, ``"chacha20-poly1305"``, or ``"auto"``: the faster one on this processor.
         share: part of the weights' bytes to mask. Less than 1 costs protection: docs/security.md has the price.
-        select: which part, with ``share`` below 1: ``"blocks"`` of 64 KiB or words at ``"random"``, pages of largest
-            ``"magnitude"``, the ``"first-layers"``, or the pages of largest ``"saliency"``.
+        select: which part, with ``share`` below 1: ``"blocks"`` (of 64 KiB, of 256 KiB from 512 MiB of weights on) or
+            words at ``"random"``, pages of largest ``"magnitude"``, the ``"first-layers"``, or the pages of largest
+            ``"saliency"``.
         saliency: for ``select="saliency"``: how much each weight matters, by tensor name, of the tensor's shape.
         force: replace ``output`` if it exists.
         threads: one for each processor by default.
@@ -101,7 +102,7 @@ def bind(
             cipher=faster_cipher() if cipher == "auto" else cipher,
             bits=bits,
             chunk=CHUNK,
-            selection=selection_of(share, select),
+            selection=selection_of(share, select, sum(weight.nbytes for weight in draft.weights)),
             tensors=(),
             clear=tuple(draft.clear),
             slots=tuple(seal_slot(content_key, device.public_key, file_id, device.suite) for device in devices),

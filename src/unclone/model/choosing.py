@@ -24,14 +24,9 @@ __all__ = ["check_dial", "choose_blocks", "selection_of", "word_pattern"]
 Pieces = Callable[[Weight, int], Iterator[NDArray[np.uint8]]]
 """A weight's bytes, so many at a time."""
 
-_WIDE_BLOCK: Final = 1 << 16  # the largest that keeps 16 in a chunk: fewer page copies on a private mapping
+_WIDE_BLOCKS: Final = (1 << 16, 1 << 18)  # above, nothing is won: every block breaks up one huge page of a mapping
+_WIDE_BLOCK_PART: Final = 1 << 11  # a wide block is at most this part of the weights, unless it is the smallest
 _FINE_BLOCK: Final = 1 << 12  # a page: picking by value wants a fine grain
-_BLOCKS: Final = {
-    "blocks": _WIDE_BLOCK,
-    "first-layers": _WIDE_BLOCK,
-    "magnitude": _FINE_BLOCK,
-    "saliency": _FINE_BLOCK,
-}
 _WORDS: Final = {"8": 1, "16": 2, "32": 4, "64": 8, "128": 16}
 
 
@@ -49,10 +44,19 @@ def check_dial(share: float, select: str, saliency: Mapping[str, Any] | None) ->
         raise ParameterError("select='saliency' and saliency=... go together")
 
 
-def selection_of(share: float, select: str) -> Selection:
-    """The header's entry, its positions not yet chosen."""
+def selection_of(share: float, select: str, nbytes: int) -> Selection:
+    """The header's entry for a model with ``nbytes`` bytes of weights, its positions not yet chosen."""
     ppm = round(share * FULL_PPM)
-    return Selection() if ppm == FULL_PPM else Selection(select, ppm, _BLOCKS.get(select, 0))
+    return Selection() if ppm == FULL_PPM else Selection(select, ppm, _block_bytes(select, nbytes))
+
+
+def _block_bytes(select: str, nbytes: int) -> int:
+    if select == "random":
+        return 0
+    if select in ("magnitude", "saliency"):
+        return _FINE_BLOCK
+    small, large = _WIDE_BLOCKS
+    return large if nbytes >= _WIDE_BLOCK_PART * large else small
 
 
 def word_pattern(pattern: bytes, dtype: str) -> bytes:

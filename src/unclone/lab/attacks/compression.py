@@ -11,6 +11,7 @@ import numpy as np
 
 from unclone.lab.attacks.fitness import Fitness
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
+from unclone.lab.magnitudes import has_magnitudes, written
 
 __all__ = ["PRUNE", "QUANTISE", "Compression", "prune", "quantise"]
 
@@ -65,13 +66,12 @@ def quantise(value: Array, bits: int, quantile: float) -> Array:
 
 
 def _changed(value: Array, change: Callable[[Array], Array]) -> Array:
-    """``change`` on the tensor's finite numbers as ``float64``; the others become 0; integers stay."""
-    if not np.issubdtype(value.dtype, np.floating) or not value.size:
+    """``change`` on the tensor's finite numbers as ``float64``; the others become 0; of integers, codes alone."""
+    if not has_magnitudes(value) or not value.size:
         return value
-    with np.errstate(invalid="ignore", over="ignore"):  # signalling NaNs
+    with np.errstate(invalid="ignore"):  # signalling NaNs
         wide = np.nan_to_num(value.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-        changed: Array = change(wide).astype(value.dtype)
-    return changed
+    return written(change(wide), value)
 
 
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5)

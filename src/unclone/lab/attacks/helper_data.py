@@ -23,8 +23,9 @@ from unclone.extractor.codebook import load_code
 from unclone.extractor.fuzzy import parse_helper
 from unclone.extractor.helper import Sketch
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
+from unclone.lab.magnitudes import is_code
 from unclone.lab.schemes.bare_helper import HelperOracle, unpadded
-from unclone.lab.schemes.published import floats_of
+from unclone.lab.schemes.published import words_of
 from unclone.records import HelperData
 
 __all__ = ["HelperManipulation", "recover_secrets"]
@@ -35,6 +36,7 @@ _ATTEMPTS = 4
 _ORDERS = 8
 _SEGMENTS = 3
 _LARGE = 8.0
+_LARGE_CODE = 64.0
 
 
 @dataclass
@@ -89,10 +91,14 @@ def _genuine(locked: Locked) -> HelperOracle:
 
 
 def _plausible(weights: Weights) -> float:
-    """Share of values that a trained weight may have."""
-    values = np.concatenate([weights[name].reshape(-1) for name in floats_of(weights)])
-    with np.errstate(invalid="ignore"):
-        return float((np.abs(values) < _LARGE).mean())
+    """Share of values that a trained weight may have: not large, and of codes in the middle half of their range."""
+    usual = []
+    for name in words_of(weights):
+        value = weights[name].reshape(-1)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            wide = value.astype(np.float64) - (128 if value.dtype == np.uint8 else 0)
+            usual.append(np.abs(wide) < (_LARGE_CODE if is_code(value) else _LARGE))
+    return float(np.concatenate(usual).mean())
 
 
 def recover_secrets(device: HelperOracle, seed: int) -> list[bytes]:

@@ -9,6 +9,7 @@ from unclone.errors import ParameterError
 from unclone.lab.attacks.fitness import Fitness
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.contracts import Locked, Task, Weights
+from unclone.lab.magnitudes import has_magnitudes, written
 
 __all__ = ["Genome", "start_of"]
 
@@ -31,7 +32,7 @@ class Genome:
     has lost first.
 
     Args:
-        base: where the search starts; floating-point tensors of two or more axes are changed.
+        base: where the search starts; floats and int8 codes of two or more axes are changed.
 
     Raises:
         ParameterError: there is none.
@@ -39,9 +40,9 @@ class Genome:
 
     def __init__(self, base: Weights) -> None:
         self._base = base
-        names = [name for name, value in base.items() if value.ndim > 1 and np.issubdtype(value.dtype, np.floating)]
+        names = [name for name, value in base.items() if value.ndim > 1 and has_magnitudes(value)]
         if not names:
-            raise ParameterError("a search on weights changes floating-point tensors, and this model has none")
+            raise ParameterError("a search on weights changes floats or int8 codes, and this model has none")
         with np.errstate(invalid="ignore"):  # signalling NaN
             wide = {name: np.abs(np.nan_to_num(base[name].astype(np.float64))).reshape(-1) for name in names}
         self._large = {name: np.argsort(-value, kind="stable")[:_LARGEST] for name, value in wide.items()}
@@ -67,10 +68,10 @@ class Genome:
             for (rank, name, kind), factor in changes:
                 flat = result[name].reshape(-1)
                 if kind == "all":
-                    flat *= flat.dtype.type(factor)
+                    flat[:] = written(flat * np.float64(factor), flat)
                 else:
                     places = self._large[name][rank] if kind == "one" else self._blocks[name][rank]
-                    flat[places] *= flat.dtype.type(factor)
+                    flat[places] = written(flat[places] * np.float64(factor), flat)
         return result
 
     def neighbour(self, genes: Genes, step: int, rng: np.random.Generator) -> Genes:

@@ -11,6 +11,7 @@ import numpy as np
 from unclone.errors import ParameterError
 from unclone.lab.attacks.fitness import Fitness
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
+from unclone.lab.magnitudes import has_magnitudes
 
 __all__ = ["PositionDetection", "implausibility", "ranking_quality"]
 
@@ -39,16 +40,16 @@ class PositionDetection:
         ``before_training`` (the score of what was zeroed).
 
         Raises:
-            ParameterError: the task cannot train.
+            ParameterError: the task cannot train, or has no weights that can be ranked.
         """
         if not task.trainable:
             raise ParameterError(f"position-detection trains, and {task.name} cannot be trained")
         start = time.process_time()
-        suspicion = {
-            name: implausibility(value)
-            for name, value in locked.weights.items()
-            if np.issubdtype(value.dtype, np.floating)
-        }
+        suspicion = {name: implausibility(value) for name, value in locked.weights.items() if has_magnitudes(value)}
+        if not suspicion:
+            raise ParameterError(
+                f"position-detection ranks magnitudes, and {task.name} has no floats and no int8 codes"
+            )
         fitness = Fitness(task, labels, seed)
         zeroed, share = _best_zeroing(locked.weights, suspicion, fitness)
         useful = _above_chance(task, fitness, zeroed)

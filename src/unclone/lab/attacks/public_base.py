@@ -14,6 +14,7 @@ from unclone.lab.attacks.fitness import drawn
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.attacks.training import clear_bits_start
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
+from unclone.lab.magnitudes import has_magnitudes
 from unclone.lab.metrics import score_outputs
 
 __all__ = ["PublicBase", "public_base"]
@@ -101,7 +102,7 @@ def _recovered(task: Task, locked: Locked, base: Weights, seed: int) -> tuple[We
         for name, value in repaired.items()
     }
     figures, recognised = [], 0
-    names = [name for name, value in base.items() if value.ndim > 1 and np.issubdtype(value.dtype, np.floating)]
+    names = [name for name, value in base.items() if value.ndim > 1 and has_magnitudes(value)]
     for name in names:
         same = np.array_equal(locked.weights[name], repaired[name])
         options = (locked.weights[name],) if same else (locked.weights[name], repaired[name])

@@ -9,6 +9,7 @@ import numpy as np
 
 from unclone.lab.attacks.repair import Repair
 from unclone.lab.contracts import Array, Locked, Outcome, Task, Weights
+from unclone.lab.magnitudes import is_code, written
 
 __all__ = ["ExponentsKnown", "FineTune", "clear_bits_start", "rescaled"]
 
@@ -43,14 +44,14 @@ class FineTune:
 
 def rescaled(value: Array, fresh: Array) -> Array:
     """``value`` with mean and spread of ``fresh``; a tensor that is constant when it is fresh stays fresh."""
-    if not np.issubdtype(value.dtype, np.floating) or not fresh.size or np.ptp(fresh) == 0:
+    judged = np.issubdtype(value.dtype, np.floating) or is_code(value)
+    if not judged or not fresh.size or np.ptp(fresh) == 0:
         return fresh
     wide = np.nan_to_num(value.astype(np.float64), posinf=0, neginf=0)
     spread = float(wide.std())
     if spread == 0:
         return fresh
-    scaled: Array = (wide - wide.mean()) / spread * fresh.std() + fresh.mean()
-    return scaled.astype(value.dtype)
+    return written((wide - wide.mean()) / spread * fresh.std() + fresh.mean(), value)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Weights
-from unclone.lab.schemes.published import floats_of, xored
+from unclone.lab.schemes.published import words_of, xored
 from unclone.puf.arbiter import ArbiterPUF
 from unclone.puf.challenges import expand_challenges
 
@@ -53,7 +53,7 @@ class ArbiterPad:
         ``info``: ``"observed"`` (``Pairs``), ``"schedule"`` (names -> public seed of the challenges), ``"stages"``.
         """
         chip = ArbiterPUF(seed, stages=self.stages, k=self.chains, noisiness=0.0)
-        schedule = {name: f"weights {name}".encode() for name in floats_of(weights)}
+        schedule = {name: f"weights {name}".encode() for name in words_of(weights)}
         pad = pad_of(weights, schedule, self.stages, chip.evaluate)
         noisy = ArbiterPUF(seed, stages=self.stages, k=self.chains, noisiness=self.noisiness, noise_seed=1)
         challenges = expand_challenges(b"observed", self.observed, self.stages)

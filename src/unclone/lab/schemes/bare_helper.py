@@ -11,7 +11,7 @@ import numpy as np
 from unclone import extractor
 from unclone.enrollment import read_source
 from unclone.lab.contracts import Array, Locked, Weights
-from unclone.lab.schemes.published import floats_of, xored
+from unclone.lab.schemes.published import words_of, xored
 from unclone.puf import PUF, open_source
 from unclone.records import HelperData
 
@@ -86,7 +86,7 @@ def _read(chip: PUF) -> Array:
 def unpadded(weights: Weights, secret: bytes) -> Weights:
     """The words XORed with the keystream of the key; twice is not at all."""
     pad = {}
-    for name in floats_of(weights):
+    for name in words_of(weights):
         value = weights[name]
         stream = hashlib.shake_256(hashlib.sha256(secret).digest() + name.encode()).digest(value.nbytes)
         pad[name] = np.frombuffer(stream, dtype=f"u{value.itemsize}").reshape(value.shape)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Task, Weights
+from unclone.lab.magnitudes import written
 from unclone.lab.metrics import chance_level, score_outputs
-from unclone.lab.schemes.published import KeptValues, floats_of
+from unclone.lab.schemes.published import KeptValues, matrices_of
 
 __all__ = ["NNSplitter"]
 
@@ -40,7 +41,7 @@ class NNSplitter(KeptValues):
     def lock(self, weights: Weights, seed: int) -> Locked:
         """Lock a copy without data: the largest weights, to the other end of their range."""
         rng = np.random.default_rng([seed, 0x5F6])
-        push = {name: -weights[name] for name in _matrices(weights)}
+        push = {name: -weights[name].astype(np.float64) for name in matrices_of(weights)}
         return _locked(weights, _moved(weights, weights, push, self.rounds * self._count(weights), rng))
 
     def lock_model(self, task: Task, seed: int) -> Locked:
@@ -56,13 +57,13 @@ class NNSplitter(KeptValues):
         changed, rounds = true, 0
         while rounds < self.rounds and not _at_chance(task, changed, inputs, targets):
             trained = task.fit(changed, len(inputs), seed + rounds, effort=_STEPS, data=(inputs, false))
-            push = {name: trained[name] - changed[name] for name in _matrices(true)}
+            push = {name: trained[name].astype(np.float64) - changed[name] for name in matrices_of(true)}
             changed = _moved(changed, true, push, self._count(true), rng)
             rounds += 1
         return _locked(true, changed)
 
     def _count(self, weights: Weights) -> int:
-        return math.ceil(self.share * sum(weights[name].size for name in _matrices(weights)))
+        return math.ceil(self.share * sum(weights[name].size for name in matrices_of(weights)))
 
 
 def _at_chance(task: Task, weights: Weights, inputs: Array, targets: Array) -> bool:
@@ -70,21 +71,17 @@ def _at_chance(task: Task, weights: Weights, inputs: Array, targets: Array) -> b
     return score <= chance_level(task.metric, targets) + _NEAR
 
 
-def _matrices(weights: Weights) -> list[str]:
-    return [name for name in floats_of(weights) if weights[name].ndim > 1 and weights[name].size]
-
-
 def _moved(weights: Weights, true: Weights, push: Weights, count: int, rng: np.random.Generator) -> Weights:
     """A copy with the ``count`` unchanged weights that gain most moved near the end they are pushed to."""
     ends = {}
     for name, way in push.items():
         low, high = true[name].min(), true[name].max()
-        far = np.where(way > 0, high, low) * rng.uniform(_NEAREST, 1, way.shape).astype(way.dtype)
-        ends[name] = np.clip(far, low, high)
-    gains = {
-        name: np.where(weights[name] == true[name], np.abs(way) * np.abs(ends[name] - weights[name]), -1)
-        for name, way in push.items()
-    }
+        far = np.where(way > 0, high, low) * rng.uniform(_NEAREST, 1, way.shape).astype(np.float32)
+        ends[name] = written(np.clip(far, low, high), true[name])
+    gains = {}
+    for name, way in push.items():
+        reach = np.abs(ends[name].astype(np.float64) - weights[name])
+        gains[name] = np.where(weights[name] == true[name], np.abs(way) * reach, -1)
     every = np.concatenate([gain.reshape(-1) for gain in gains.values()])
     chosen = np.zeros(every.size, dtype=bool)
     chosen[np.argsort(-every, kind="stable")[:count]] = True
@@ -98,7 +95,7 @@ def _moved(weights: Weights, true: Weights, push: Weights, count: int, rng: np.r
 
 def _locked(true: Weights, changed: Weights) -> Locked:
     secret: dict[str, tuple[Array, Array]] = {}
-    for name in _matrices(true):
+    for name in matrices_of(true):
         places = np.flatnonzero(changed[name] != true[name])
         secret[name] = (places, true[name].reshape(-1)[places])
     return Locked({name: value.copy() for name, value in changed.items()}, secret)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unclone.lab.contracts import Array, Locked, Task, Weights
-from unclone.lab.schemes.published import KeptValues, floats_of
+from unclone.lab.magnitudes import written
+from unclone.lab.schemes.published import KeptValues, matrices_of
 
 __all__ = ["PickedWeights"]
 
@@ -34,7 +35,7 @@ class PickedWeights(KeptValues):
 
     def lock(self, weights: Weights, seed: int) -> Locked:  # noqa: ARG002
         """Lock a copy without data: the largest weights, towards and past zero."""
-        return self._lock(weights, {name: -weights[name] for name in floats_of(weights)})
+        return self._lock(weights, {name: -weights[name].astype(np.float64) for name in matrices_of(weights)})
 
     def lock_model(self, task: Task, seed: int) -> Locked:
         """Lock the task's weights; ``seed`` stands for the device."""
@@ -46,18 +47,21 @@ class PickedWeights(KeptValues):
         inputs, targets = draw(task.train_data(), min(task.train_size, _SAMPLES), seed)
         false = np.random.default_rng([seed, 0x5F6]).permutation(targets)
         moved = task.fit(weights, len(inputs), seed, effort=_STEPS, data=(inputs, false))
-        return self._lock(weights, {name: moved[name] - weights[name] for name in floats_of(weights)})
+        return self._lock(weights, _difference(moved, weights))
 
     def _lock(self, weights: Weights, push: Weights) -> Locked:
         result: Weights = {name: value.copy() for name, value in weights.items()}
         secret: dict[str, tuple[Array, Array]] = {}
         for name, direction in push.items():
             value = weights[name]
-            if value.ndim < 2 or not value.size:
-                continue
             flat = result[name].reshape(-1)
             places = np.argsort(-np.abs(direction.reshape(-1)), kind="stable")[: self.each]
             up = direction.reshape(-1)[places] > 0
             secret[name] = (places, flat[places].copy())
-            flat[places] += (self.noise * np.where(up, 1, -1)).astype(value.dtype) * np.abs(value).max()
+            step = (self.noise * np.where(up, 1.0, -1.0)) * np.abs(value.astype(np.float64)).max()
+            flat[places] = written(flat[places] + step, flat)
         return Locked(result, secret)
+
+
+def _difference(moved: Weights, weights: Weights) -> Weights:
+    return {name: moved[name].astype(np.float64) - weights[name] for name in matrices_of(weights)}

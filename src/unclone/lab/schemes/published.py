@@ -6,14 +6,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unclone.errors import ParameterError
 from unclone.lab.contracts import Array, Locked, Weights
+from unclone.lab.magnitudes import has_magnitudes, is_code, written
 
-__all__ = ["FewWeights", "KeptValues", "PaperPad", "SignFlips", "floats_of", "xored"]
+__all__ = ["FewWeights", "KeptValues", "PaperPad", "SignFlips", "matrices_of", "words_of", "xored"]
 
 
-def floats_of(weights: Weights) -> list[str]:
-    """Names of the tensors of floating-point numbers."""
-    return [name for name, value in weights.items() if np.issubdtype(value.dtype, np.floating)]
+def words_of(weights: Weights) -> list[str]:
+    """Names of the tensors of floats, and of the codes of a quantised model: what a pad can be put on."""
+    return [name for name, value in weights.items() if np.issubdtype(value.dtype, np.floating) or is_code(value)]
+
+
+def matrices_of(weights: Weights) -> list[str]:
+    """Names of the tensors of two or more axes whose weights can be picked by magnitude.
+
+    Raises:
+        ParameterError: there is none.
+    """
+    names = [name for name, value in weights.items() if value.ndim > 1 and value.size and has_magnitudes(value)]
+    if not names:
+        raise ParameterError("this scheme changes floats or int8 codes of two or more axes, and the model has none")
+    return names
 
 
 def _copy(weights: Weights) -> Weights:
@@ -35,7 +49,7 @@ class PaperPad:
         """Lock a copy; ``seed`` stands for the device."""
         rng = np.random.default_rng([seed, 0x9AD])
         pad: dict[str, Array] = {}
-        for name in floats_of(weights):
+        for name in words_of(weights):
             value = weights[name]
             words = rng.integers(0, 256, value.nbytes, dtype=np.uint8).view(f"u{value.itemsize}").reshape(value.shape)
             pad[name] = np.where(rng.random(value.shape) < self.share, words, 0).astype(words.dtype)
@@ -68,8 +82,8 @@ class SignFlips:
 
     def lock(self, weights: Weights, seed: int) -> Locked:  # noqa: ARG002
         """Lock a copy; ``seed`` stands for the device."""
-        name = next(name for name in floats_of(weights) if weights[name].ndim > 1)
-        largest = np.argsort(-np.abs(weights[name].reshape(-1)), kind="stable")[: self.count]
+        name = matrices_of(weights)[0]
+        largest = np.argsort(-np.abs(weights[name].reshape(-1).astype(np.float64)), kind="stable")[: self.count]
         secret = (name, largest)
         return Locked(_flipped(weights, secret), secret)
 
@@ -115,10 +129,11 @@ class FewWeights(KeptValues):
         """Lock a copy; ``seed`` stands for the device."""
         rng = np.random.default_rng([seed, 0xFE3])
         result, secret = _copy(weights), {}
-        for name in floats_of(weights):
-            if weights[name].ndim > 1:
-                flat = result[name].reshape(-1)
-                places = rng.choice(flat.size, max(1, round(self.share * flat.size)), replace=False)
-                secret[name] = (places, flat[places].copy())
-                flat[places] = 20 * np.abs(flat).max() * rng.choice([-1, 1], places.size)
+        for name in matrices_of(weights):
+            flat = result[name].reshape(-1)
+            places = rng.choice(flat.size, max(1, round(self.share * flat.size)), replace=False)
+            secret[name] = (places, flat[places].copy())
+            flat[places] = written(
+                20 * np.abs(flat.astype(np.float64)).max() * rng.choice([-1.0, 1.0], places.size), flat
+            )
         return Locked(result, secret)

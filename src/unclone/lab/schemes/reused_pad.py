@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from unclone.lab.contracts import Locked, Weights
-from unclone.lab.schemes.published import floats_of, xored
+from unclone.lab.magnitudes import written
+from unclone.lab.schemes.published import words_of, xored
 
 __all__ = ["ReusedPad", "earlier_version"]
 
@@ -18,10 +19,10 @@ def earlier_version(weights: Weights, seed: int) -> Weights:
     """The release before: every weight a few per cent away, as after another round of training."""
     rng = np.random.default_rng([seed, 0x01D])
     result = dict(weights)
-    for name in floats_of(weights):
+    for name in words_of(weights):
         value = weights[name]
         drift = _DRIFT * float(value.std()) * rng.standard_normal(value.shape)
-        result[name] = (value + drift).astype(value.dtype)
+        result[name] = written(value + drift, value)
     return result
 
 
@@ -40,7 +41,7 @@ class ReusedPad:
         """Lock a copy; ``seed`` stands for the device."""
         rng = np.random.default_rng([seed, 0x2BAD])
         pad: Weights = {}
-        for name in floats_of(weights):
+        for name in words_of(weights):
             value = weights[name]
             words = rng.integers(0, 256, value.nbytes, dtype=np.uint8)
             pad[name] = words.view(f"u{value.itemsize}").reshape(value.shape)

@@ -15,8 +15,10 @@ __all__ = ["TASKS", "open_task"]
 
 TASKS: Final[dict[str, str]] = {
     "digits": "scikit-learn's 8 by 8 digits, convolutional; needs no data set",
+    "digits-int8": "the same in int8 (ONNX, QDQ, a scale for each channel)",
     "mnist-dense": "MNIST, three dense layers",
     "mnist-cnn": "MNIST, two convolutions and two dense layers",
+    "mnist-cnn-int8": "the same in int8 (ONNX, QDQ, a scale for each channel)",
     "fashion-mnist": "Fashion-MNIST, two convolutions and two dense layers",
     "cifar10-resnet": "CIFAR-10 (10,000 training images), residual network",
     "digits-rnn": "spoken digits, recurrent (GRU); in place of Speech Commands",

@@ -15,10 +15,15 @@ __all__ = ["open_built_in"]
 
 _IMAGES: Final = Recipe(epochs=10, least_steps=300)
 
+_SEQUENTIAL: Final = {
+    "digits": networks.convolutional(8, (16, 32), 64, 10),
+    "mnist-cnn": networks.convolutional(28, (12, 24), 48, 10),
+}
+
 _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
     "digits": lambda: NetworkTask(
         "digits",
-        ModuleNetwork(networks.convolutional(8, (16, 32), 64, 10)),
+        ModuleNetwork(_SEQUENTIAL["digits"]),
         loading.digits,
         Recipe(epochs=30, least_steps=250, batch=32, rate=5e-3),
     ),
@@ -27,7 +32,7 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
     ),
     "mnist-cnn": lambda: NetworkTask(
         "mnist-cnn",
-        ModuleNetwork(networks.convolutional(28, (12, 24), 48, 10)),
+        ModuleNetwork(_SEQUENTIAL["mnist-cnn"]),
         partial(loading.grey_images, "mnist"),
         Recipe(epochs=8, least_steps=300, rate=5e-3),
     ),
@@ -67,7 +72,7 @@ _MAKERS: Final[dict[str, Callable[[], NetworkTask]]] = {
 
 def open_built_in(name: str) -> Task:
     """The task of a name in ``unclone.lab.tasks.TASKS``."""
-    return _FROM_PACKAGES[name]() if name in _FROM_PACKAGES else _MAKERS[name]()
+    return _MORE[name]() if name in _MORE else _MAKERS[name]()
 
 
 def _magika() -> Task:
@@ -97,10 +102,19 @@ def _minilm() -> Task:
     return minilm()
 
 
-_FROM_PACKAGES: Final[dict[str, Callable[[], Task]]] = {
+def _int8(name: str) -> Task:
+    from unclone.lab.tasks.quantised import quantised
+
+    task = _MAKERS[name]()
+    return quantised(task, _SEQUENTIAL[name]())
+
+
+_MORE: Final[dict[str, Callable[[], Task]]] = {
     "ccexam": _ccexam,
     "fracast": partial(_fracast, False),
     "fracast-int8": partial(_fracast, True),
     "minilm-int8": _minilm,
+    "digits-int8": partial(_int8, "digits"),
+    "mnist-cnn-int8": partial(_int8, "mnist-cnn"),
     "magika": _magika,
 }

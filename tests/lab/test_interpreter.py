@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from unclone.errors import UnsupportedError
-from unclone.lab.onnx_torch import OnnxNetwork
+from unclone.lab.interpreter import OnnxNetwork
 
 RNG = np.random.default_rng(0)
 FLOAT = np.float32
@@ -26,6 +26,7 @@ def whole(*values: int) -> np.ndarray:
 
 
 IMAGE, ROWS, FRAMES = (2, 3, 8, 8), (4, 6), (5, 2, 6)
+RESIZED, SCALES = {"mode": "nearest"}, np.array([1, 1, 2, 3], dtype=FLOAT)
 
 CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
     ("Gemm", ROWS, {"transB": 1, "alpha": 0.5, "beta": 2.0}, [normal(3, 6), normal(3)]),
@@ -46,6 +47,32 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
     ("LayerNormalization", FRAMES, {"axis": -1}, [normal(6), normal(6)]),
     ("Reshape", IMAGE, {}, [whole(0, -1)]),
     ("Flatten", IMAGE, {"axis": 2}, []),
+    ("InstanceNormalization", IMAGE, {"epsilon": 1e-3}, [normal(3), normal(3)]),
+    ("LRN", IMAGE, {"size": 3, "alpha": 0.5}, []),
+    ("LpNormalization", ROWS, {"axis": 1, "p": 2}, []),
+    ("LpNormalization", ROWS, {"axis": 0, "p": 1}, []),
+    ("Einsum", FRAMES, {"equation": "abc,cd->abd"}, [normal(6, 3)]),
+    (
+        "Resize",
+        IMAGE,
+        RESIZED | {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"},
+        [None, SCALES],
+    ),
+    ("Resize", IMAGE, RESIZED, [None, SCALES]),
+    ("Resize", IMAGE, {"mode": "linear"}, [None, None, whole(2, 3, 11, 5)]),
+    ("Resize", IMAGE, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}, [None, SCALES]),
+    ("Tile", ROWS, {}, [whole(2, 3)]),
+    ("GatherElements", ROWS, {"axis": 1}, [np.array([[0, -1], [2, 3], [1, 1], [5, -6]], dtype=np.int64)]),
+    ("GatherND", ROWS, {}, [np.array([[0, 1], [3, 5]], dtype=np.int64)]),
+    ("DepthToSpace", (2, 8, 3, 2), {"blocksize": 2}, []),
+    ("DepthToSpace", (2, 8, 3, 2), {"blocksize": 2, "mode": "CRD"}, []),
+    ("SpaceToDepth", IMAGE, {"blocksize": 2}, []),
+    ("Trilu", IMAGE, {"upper": 0}, [np.array(1, dtype=np.int64)]),
+    ("CumSum", ROWS, {}, [np.array(1, dtype=np.int64)]),
+    ("TopK", ROWS, {"axis": 1}, [whole(2)]),
+    ("Pad", IMAGE, {"opset": 18}, [whole(1, 0, 2, 3), np.array(1.5, dtype=FLOAT), whole(3, 2)]),
+    ("GroupNormalization", (2, 4, 3, 3), {"opset": 21, "num_groups": 2}, [normal(4), normal(4)]),
+    ("GroupNormalization", (2, 4, 3, 3), {"opset": 18, "num_groups": 2}, [normal(2), normal(2)]),
     ("Transpose", IMAGE, {"perm": [0, 2, 3, 1]}, []),
     ("Squeeze", (2, 1, 3, 1), {}, [whole(1, -1)]),
     ("Unsqueeze", ROWS, {}, [whole(0, -1)]),
@@ -60,6 +87,9 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
     ("ReduceSum", IMAGE, {}, [whole(1)]),
     ("ReduceMax", IMAGE, {"keepdims": 1}, []),
     ("ReduceL2", IMAGE, {"axes": [-1]}, []),
+    *[(f"Reduce{kind}", IMAGE, {"axes": [1, 2]}, []) for kind in ("L1", "LogSumExp", "SumSquare", "Min")],
+    ("Celu", ROWS, {"alpha": 0.7}, []),
+    ("ThresholdedRelu", ROWS, {"alpha": 0.3}, []),
     ("Clip", ROWS, {}, [np.array(-0.5, dtype=FLOAT), np.array(0.7, dtype=FLOAT)]),
     ("Softmax", IMAGE, {"axis": 1}, []),
     ("LogSoftmax", ROWS, {}, []),
@@ -77,6 +107,7 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
     ("Mean", ROWS, {}, [normal(6), normal(4, 1)]),
     *[(kind, ROWS, {}, [normal(6) + 3]) for kind in ("Add", "Sub", "Mul", "Div")],
     *[(kind, ROWS, {}, []) for kind in ("Relu", "Sigmoid", "Tanh", "Erf", "Exp", "Softplus", "Softsign", "Neg", "Abs")],
+    *[(kind, ROWS, {}, []) for kind in ("Ceil", "Round", "Floor", "Tan", "Atan", "Sign")],
     ("LSTM", FRAMES, {"hidden_size": 3}, [normal(1, 12, 6), normal(1, 12, 3), normal(1, 24)]),
     ("LSTM", FRAMES, {"hidden_size": 3, "direction": "bidirectional"}, [normal(2, 12, 6), normal(2, 12, 3)]),
     ("GRU", FRAMES, {"hidden_size": 3}, [normal(1, 9, 6), normal(1, 9, 3), normal(1, 18)]),
@@ -86,9 +117,12 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
 
 
 def build(kind: str, shape: tuple[int, ...], attributes: dict[str, Any], constants: list[Any]) -> Any:
-    names = [f"c{number}" for number in range(len(constants))]
-    initialisers = [numpy_helper.from_array(value, name) for value, name in zip(constants, names, strict=True)]
-    nodes = [helper.make_node(kind, ["x", *names], ["y"], **attributes)]
+    attributes = dict(attributes)
+    opset = attributes.pop("opset", 17)
+    names = [f"c{number}" if value is not None else "" for number, value in enumerate(constants)]
+    initialisers = [numpy_helper.from_array(v, n) for v, n in zip(constants, names, strict=True) if v is not None]
+    outputs = ["y", "places"] if kind == "TopK" else ["y"]
+    nodes = [helper.make_node(kind, ["x", *names], outputs, **attributes)]
     if kind == "Where":
         zero = numpy_helper.from_array(np.zeros(1, dtype=FLOAT), "zero")
         initialisers.append(zero)
@@ -103,7 +137,7 @@ def build(kind: str, shape: tuple[int, ...], attributes: dict[str, Any], constan
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         initialisers,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,14 @@ import numpy as np
 
 from unclone.errors import MissingExtraError, UnsupportedError
 from unclone.lab.contracts import Array, Weights
-from unclone.lab.onnx_operators import OPERATORS, Node
-from unclone.lab.onnx_recurrent import RECURRENT
+from unclone.lab.interpreter.codes import codes_of
+from unclone.lab.interpreter.elementwise import ELEMENTWISE
+from unclone.lab.interpreter.layers import LAYERS
+from unclone.lab.interpreter.node import Node
+from unclone.lab.interpreter.quantised import QUANTISED
+from unclone.lab.interpreter.recurrent import RECURRENT
+from unclone.lab.interpreter.roles import roles_of, uses_of
+from unclone.lab.interpreter.shapes import SHAPES
 
 try:
     import torch
@@ -21,7 +27,7 @@ except ImportError:
 
 __all__ = ["OnnxNetwork"]
 
-_ALL: Final = {**OPERATORS, **RECURRENT}
+_ALL: Final = {**ELEMENTWISE, **LAYERS, **QUANTISED, **RECURRENT, **SHAPES}
 _NEUTRAL: Final = frozenset(["Identity", "Dropout", "Cast"])
 
 
@@ -35,7 +41,8 @@ class OnnxNetwork:
 
     Attributes:
         kinds: weight name -> one of ``unclone.lab.contracts.KINDS``.
-        integers: weights that are whole numbers.
+        codes: weights that are whole numbers and stand for others, see ``unclone.lab.interpreter.codes.Code``.
+        integers: all weights that are whole numbers.
 
     Raises:
         UnsupportedError: operators that are not understood, all of them named.
@@ -65,22 +72,24 @@ class OnnxNetwork:
         self._constants = {name: _tensor(value) for name, value in values.items() if name not in trained}
         self._true = {name: values[name] for name in values if name in trained}
         self.kinds: Mapping[str, str]
-        self.kinds, self._fans = _roles(self._nodes, self._true)
+        uses = uses_of(self._nodes, self._true)
+        self.kinds, self._fans = roles_of(uses, self._true)
+        self.codes = codes_of(uses, self._true, {name: values[name] for name in self._constants}, self._fans)
         statistics = {name for node in self._nodes if node.kind == "BatchNormalization" for name in node.inputs[3:5]}
         whole = {name for name, value in self._true.items() if not np.issubdtype(value.dtype, np.floating)}
         self.integers = frozenset(whole)
-        self.fixed = frozenset(statistics | whole | self.known)
+        self.fixed = frozenset(statistics | (whole - set(self.codes)) | self.known)
 
     @property
     def known(self) -> set[str]:
         """Part of the architecture, which any attacker knows: single numbers (a slope), wide integers (a range)."""
-        wide = {name for name in self.integers if self._true[name].itemsize > 1}
+        wide = {name for name in self.integers - set(self.codes) if self._true[name].itemsize > 1}
         return wide | {name for name, value in self._true.items() if value.size == 1}
 
     def forward(self, weights: Mapping[str, Any], inputs: Any, *, training: bool) -> Any:
         """Outputs, shape ``(samples, classes)``; logits in training, where the graph ends in softmax or sigmoid."""
         values: dict[str, Any] = {**self._constants, self._input: _float(inputs)}
-        values.update((name, _float(value)) for name, value in weights.items())
+        values.update((name, self._as_read(name, value)) for name, value in weights.items())
         values[""] = None
         wanted = self._logits if training else self._output
         for number, node in enumerate(self._nodes):
@@ -104,6 +113,22 @@ class OnnxNetwork:
             return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
         return outputs
 
+    def values(self, weights: Weights) -> Weights:
+        """Weights with what codes stand for in place of codes; ``forward`` takes either."""
+        return {
+            name: self.codes[name].values(value) if name in self.codes else value for name, value in weights.items()
+        }
+
+    def codes_for(self, values: Weights) -> Weights:
+        """The opposite of ``values``, rounded and saturated."""
+        return {name: self.codes[name].codes(value) if name in self.codes else value for name, value in values.items()}
+
+    def _as_read(self, name: str, value: Any) -> Any:
+        """A weight as the graph reads it: of what codes stand for, the codes, not rounded, so that gradients pass."""
+        if name in self.codes and value.is_floating_point():
+            return value / torch.from_numpy(self.codes[name].unit) + torch.from_numpy(self.codes[name].zero)
+        return _float(value)
+
     _two_classes = False
 
     def classify_two(self) -> None:
@@ -121,6 +146,9 @@ class OnnxNetwork:
     def _fresh(self, name: str, value: Array, rng: np.random.Generator) -> Array:
         if name in self.known:
             return value.copy()
+        if name in self.codes:
+            fan = max(self._fans[name], 0.0)  # a bias has none
+            return self.codes[name].codes(rng.standard_normal(value.shape) * math.sqrt(2 / fan if fan else 0))
         if name in self.integers:
             return rng.integers(int(value.min()), int(value.max()) + 1, value.shape).astype(value.dtype)
         fan = self._fans[name]
@@ -186,57 +214,3 @@ def _last_uses(nodes: list[Node], kept: set[str]) -> dict[int, list[str]]:
     for name, number in last.items():
         freed.setdefault(number, []).append(name)
     return freed
-
-
-def _roles(nodes: list[Node], weights: Mapping[str, Array]) -> tuple[dict[str, str], dict[str, float]]:
-    """Kind of each weight, and how to draw it: fan-in, or minus the constant it starts from (0 or -1)."""
-    kinds = dict.fromkeys(weights, "other")
-    fans: dict[str, float] = {}
-    for name, node, position in _uses(nodes, weights):
-        shape = weights[name].shape
-        kind, fan = _role(node, position, shape)
-        if name not in fans or kinds[name] == "other":
-            kinds[name], fans[name] = kind, fan
-    for name, value in weights.items():
-        if name not in fans:
-            fans[name] = float(np.prod(value.shape[1:])) if value.ndim > 1 else 0.0
-    return kinds, fans
-
-
-def _uses(nodes: list[Node], weights: Mapping[str, Array]) -> list[tuple[str, Node, int]]:
-    """Where each weight is used, also through a transposition, a reshape or the like."""
-    alias = {name: name for name in weights}
-    found = []
-    for node in nodes:
-        for position, name in enumerate(node.inputs):
-            if name in alias:
-                found.append((alias[name], node, position))
-        passing = node.kind in ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Expand")
-        if passing and node.inputs[0] in alias:
-            alias[node.outputs[0]] = alias[node.inputs[0]]
-    return found
-
-
-def _role(node: Node, position: int, shape: tuple[int, ...]) -> tuple[str, float]:
-    rank = len(shape)
-    if node.kind in ("Gemm", "MatMul"):
-        if position == 2 or rank < 2:
-            return "bias", 0.0
-        rows = position == 1 and not (node.kind == "Gemm" and node.get("transB", 0))
-        return "dense", float(shape[-2] if rows else shape[-1])
-    if node.kind in ("Conv", "ConvTranspose"):
-        return ("convolutional", float(np.prod(shape[1:]))) if position == 1 else ("bias", 0.0)
-    if node.kind in RECURRENT:
-        return ("recurrent", float(shape[-1])) if position in (1, 2) else ("bias", 0.0)
-    if node.kind in ("BatchNormalization", "InstanceNormalization", "LayerNormalization"):
-        scale = position == 1 or (node.kind == "BatchNormalization" and position == 4)
-        return "normalisation", -1.0 if scale else 0.0
-    if node.kind == "Gather" and position == 0:
-        return "embedding", float(shape[-1]) if rank > 1 else 1.0
-    if node.kind in ("Mul", "Div"):
-        return "normalisation", -1.0
-    if node.kind in ("Add", "Sub"):
-        return "bias", 0.0
-    if node.kind == "PRelu":
-        return "other", -0.25
-    return "other", float(np.prod(shape[1:])) if rank > 1 else 0.0

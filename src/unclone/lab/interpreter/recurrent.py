@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from unclone.errors import MissingExtraError
-from unclone.lab.onnx_operators import Node, Operator, Tensors, refuse
+from unclone.lab.interpreter.node import Node, Operator, Tensors, refuse
 
 try:
     import torch
