@@ -225,12 +225,15 @@ def _update(digest: Any, arrays: Mapping[str, Any] | Weights) -> None:
         digest.update(np.ascontiguousarray(value).tobytes())
 
 
+_JUDGING: Final = frozenset(["evaluation.py", "grid.py", "statistics.py", "report.py", "figures.py"])
+
+
 @lru_cache(maxsize=1)
 def _code_digest() -> str:
     """Of the lab's code, but for what only judges and draws."""
     here = Path(__file__).parent
     digest = hashlib.sha256()
     for path in sorted(here.rglob("*.py")):
-        if path.parent != here or path.name not in ("evaluation.py", "statistics.py", "report.py", "figures.py"):
+        if path.parent != here or path.name not in _JUDGING:
             digest.update(path.read_bytes())
     return digest.hexdigest()
