@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from unclone.errors import ParameterError, UnsupportedError
-from unclone.lab import evaluation, harness, jobs
+from unclone.lab import evaluation, grid, harness, jobs
 from unclone.lab.contracts import Locked, Outcome, Task, Weights
 from unclone.lab.evaluation import PROFILES, attack_once, evaluate
 from unclone.lab.jobs import BASELINE, Cache, Job, JobResult, TaskSource, run_job, task_digest
@@ -80,8 +80,9 @@ class Inapplicable(FineTune):
 def small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     attacks = {item.name: item for item in (FineTune(), Patient(), Inapplicable())}
     schemes = {item.name: item for item in (OpenBook(), Noise())}
-    for module in (evaluation, jobs):
+    for module in (evaluation, grid, jobs):
         monkeypatch.setattr(module, "attack_named", attacks.__getitem__)
+    for module in (evaluation, jobs):
         monkeypatch.setattr(module, "scheme_named", schemes.__getitem__)
     small = replace(PROFILES["quick"], labels=(50,), effort=0.6)
     monkeypatch.setitem(PROFILES, "quick", small)
