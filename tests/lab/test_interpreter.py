@@ -162,6 +162,15 @@ def test_what_is_not_understood_is_named() -> None:
         OnnxNetwork(build("Det", (2, 3, 3), {}, []), frozenset(), "y")
 
 
+def test_what_the_output_does_not_depend_on_need_not_be_understood() -> None:
+    model = build("Gemm", ROWS, {"transB": 1}, [normal(3, 6), normal(3)])
+    model.graph.node.append(helper.make_node("Det", ["x"], ["of_no_use"]))
+    inputs = normal(*ROWS)
+    found = OnnxNetwork(model, frozenset(), "y").forward({}, torch.from_numpy(inputs), training=False)
+    weight, bias = (numpy_helper.to_array(item) for item in model.graph.initializer)
+    assert np.allclose(found.numpy(), inputs @ weight.T + bias, atol=1e-5)
+
+
 def test_training_sees_the_logits_behind_a_softmax() -> None:
     network = OnnxNetwork(build("Softmax", ROWS, {}, []), frozenset(), "y")
     inputs = torch.from_numpy(normal(*ROWS))

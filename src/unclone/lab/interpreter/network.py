@@ -60,7 +60,7 @@ class OnnxNetwork:
         self._input = entries[0].name
         dimensions = entries[0].type.tensor_type.shape.dim
         declared = dimensions[0].dim_value if dimensions else 0
-        self._nodes = [_node(item, opset, declared) for item in graph.node]
+        self._nodes = _needed([_node(item, opset, declared) for item in graph.node], output)
         missing = sorted({node.kind for node in self._nodes if node.kind not in _ALL})
         if missing:
             raise UnsupportedError(f"operators that the lab does not train through: {', '.join(missing)}")
@@ -192,6 +192,16 @@ def _node(item: Any, opset: int, declared: int) -> Node:
         attributes["declared_batch"] = declared
     kind = item.op_type if item.domain in ("", "ai.onnx") else f"{item.domain}.{item.op_type}"
     return Node(kind, item.name, tuple(item.input), tuple(item.output), attributes, opset)
+
+
+def _needed(nodes: list[Node], output: str) -> list[Node]:
+    """The nodes that an output depends on, in order: a classifier has others that only name the class."""
+    wanted, found = {output}, []
+    for node in reversed(nodes):
+        if wanted.intersection(node.outputs):
+            wanted.update(node.inputs)
+            found.append(node)
+    return found[::-1]
 
 
 def _tensor(value: Array) -> Any:

@@ -262,7 +262,10 @@ def _weight_names(model: Any, path: Path) -> frozenset[str]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.onnx")
         file.write_bytes(model.SerializeToString())
-        weights = [weight for weight in detect(file).draft(file).weights if weight.nbytes]
+        try:
+            weights = [weight for weight in detect(file).draft(file).weights if weight.nbytes]
+        except InputError as problem:  # names the copy
+            raise type(problem)(str(problem).replace(str(file), str(path))) from None
     inside = {item.name for item in model.graph.initializer}
     masked = {weight.name for weight in weights}
     # A single number in an attribute is architecture, such as the zero that a recurrent layer starts from.
