@@ -120,6 +120,24 @@ def test_distillation_counts_its_questions_and_uses_no_file() -> None:
     assert attack.run(_task(), nothing, labels=500, seed=SEED, effort=0.02).queries == _task().train_size
 
 
+def test_distillation_of_a_device_that_answers_in_probabilities_is_that_of_its_scores() -> None:
+    class Answering:
+        """The task, with a softmax behind it."""
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(_task(), name)
+
+        def outputs(self, weights: Weights, inputs: np.ndarray) -> np.ndarray:
+            powers = np.exp(_task().outputs(weights, inputs).astype(np.float64))
+            return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+    runs = [
+        ATTACKS["distillation"].run(task, Locked({}, None), labels=LABELS, seed=SEED, effort=EFFORT)
+        for task in (_task(), Answering())
+    ]
+    assert runs[1].score == pytest.approx(runs[0].score, abs=0.03)
+
+
 def test_the_public_base_does_not_solve_the_task_and_recovers_the_order() -> None:
     outcome = _run("public-base", "permutation")
     assert outcome.detail["recognised"] == 1

@@ -13,6 +13,9 @@ from unclone.lab.contracts import Array, Locked, Outcome, Task
 
 __all__ = ["Distillation"]
 
+_ROUNDING = 1e-3
+_LEAST = 1e-9  # of a probability: what is left of smaller ones in half precision says nothing
+
 
 @dataclass
 class Distillation:
@@ -53,8 +56,11 @@ class Distillation:
 
 
 def _softened(outputs: Array, temperature: float) -> Array:
-    """Softmax of class scores, ``float32``, shape ``(samples, classes)``."""
-    wide = outputs.astype(np.float64) / temperature
+    """Softmax of class scores, or of the logarithms of probabilities, ``float32``, shape ``(samples, classes)``."""
+    wide = outputs.astype(np.float64)
+    if wide.min() >= 0 and np.allclose(wide.sum(axis=1), 1, atol=_ROUNDING):
+        wide = np.log(np.maximum(wide, _LEAST))
+    wide = wide / temperature
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))
     soft: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     return soft
