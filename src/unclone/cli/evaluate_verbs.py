@@ -113,8 +113,14 @@ def attack(
     if not 0 < effort <= 100:
         raise ParameterError(f"effort is above 0 and at most 100, not {effort}")
     result = attack_once(_source(model, task, data, metric), name, scheme, labels, seed, effort)
-    lines = "\n".join(f"{key}: {value}" for key, value in result.items())
+    lines = "\n".join(f"{key}: {_shown(value)}" for key, value in result.items() if value not in ("", {}))
     emit(result, as_json=as_json, text=lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_shown(item)}" for name, item in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _source(model: Path | None, task: str | None, data: Path | None, metric: str) -> TaskSource:
