@@ -11,10 +11,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from unclone.errors import UnsupportedError
+from unclone.lab.entries import Entries, Entry
 from unclone.lab.interpreter import OnnxNetwork
 
 RNG = np.random.default_rng(0)
 FLOAT = np.float32
+ENTRIES = Entries((Entry("x", np.dtype(FLOAT), ()),))
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -152,27 +154,27 @@ def test_operators_compute_what_onnx_runtime_computes(
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     expected = session.run(None, {"x": inputs})[0]
-    network = OnnxNetwork(model, frozenset(), "y")
+    network = OnnxNetwork(model, frozenset(), "y", ENTRIES)
     found = network.forward({}, torch.from_numpy(inputs), training=False).numpy()
     assert np.allclose(found, expected.reshape(found.shape), rtol=1e-4, atol=1e-5)
 
 
 def test_what_is_not_understood_is_named() -> None:
     with pytest.raises(UnsupportedError, match="Det"):
-        OnnxNetwork(build("Det", (2, 3, 3), {}, []), frozenset(), "y")
+        OnnxNetwork(build("Det", (2, 3, 3), {}, []), frozenset(), "y", ENTRIES)
 
 
 def test_what_the_output_does_not_depend_on_need_not_be_understood() -> None:
     model = build("Gemm", ROWS, {"transB": 1}, [normal(3, 6), normal(3)])
     model.graph.node.append(helper.make_node("Det", ["x"], ["of_no_use"]))
     inputs = normal(*ROWS)
-    found = OnnxNetwork(model, frozenset(), "y").forward({}, torch.from_numpy(inputs), training=False)
+    found = OnnxNetwork(model, frozenset(), "y", ENTRIES).forward({}, torch.from_numpy(inputs), training=False)
     weight, bias = (numpy_helper.to_array(item) for item in model.graph.initializer)
     assert np.allclose(found.numpy(), inputs @ weight.T + bias, atol=1e-5)
 
 
 def test_training_sees_the_logits_behind_a_softmax() -> None:
-    network = OnnxNetwork(build("Softmax", ROWS, {}, []), frozenset(), "y")
+    network = OnnxNetwork(build("Softmax", ROWS, {}, []), frozenset(), "y", ENTRIES)
     inputs = torch.from_numpy(normal(*ROWS))
     assert torch.equal(network.forward({}, inputs, training=True), inputs)
     assert network.ends_in("Softmax")
@@ -181,7 +183,7 @@ def test_training_sees_the_logits_behind_a_softmax() -> None:
 def test_weights_are_drawn_by_what_the_graph_does_with_them() -> None:
     weight = normal(50, 400)
     model = build("Gemm", (4, 400), {"transB": 1}, [weight, normal(50)])
-    network = OnnxNetwork(model, frozenset(["c0", "c1"]), "y")
+    network = OnnxNetwork(model, frozenset(["c0", "c1"]), "y", ENTRIES)
     assert network.kinds == {"c0": "dense", "c1": "bias"}
     fresh, again, other = network.initialise(1), network.initialise(1), network.initialise(2)
     assert np.array_equal(fresh["c0"], again["c0"])

@@ -157,3 +157,57 @@ def test_files_that_are_none_are_refused(tmp_path: Path, data: Path) -> None:
         OnnxTask(model_of(tmp_path / "m.onnx"), data, "bleu")
     with pytest.raises((InputError, NoWeightsError)):
         OnnxTask(tmp_path / "missing.onnx", data)
+
+
+def test_a_model_with_several_inputs_is_scored_and_trained(tmp_path: Path) -> None:
+    model = two_inputs(tmp_path / "m.onnx")
+    digits = load_digits()
+    images, hints = digits.data.astype(np.float32) / 16, (digits.target % 3)[:, None].astype(np.int64)
+    scale = np.ones(len(hints), dtype=np.float32)
+    np.savez(tmp_path / "d.npz", image=images, hint=hints, scale=scale, labels=digits.target)
+    task = OnnxTask(model, tmp_path / "d.npz")
+    assert task.trainable, task.untrainable
+    trained = task.fit(task.initialise(0), 800, 0)
+    assert task.score(trained) > 0.9
+    inputs = task.test_data()[0]
+    assert inputs.dtype == np.float64  # whole numbers stay whole
+    shuffled = inputs.copy()
+    shuffled[:, 64] = 2 - shuffled[:, 64]  # another hint
+    assert not np.allclose(task.outputs(trained, inputs), task.outputs(trained, shuffled))
+    np.savez(tmp_path / "less.npz", image=images, labels=digits.target)
+    with pytest.raises(FormatError, match="needs the arrays image, hint, scale and labels"):
+        OnnxTask(model, tmp_path / "less.npz")
+    np.savez(tmp_path / "odd.npz", image=images, hint=hints[:5], scale=scale, labels=digits.target)
+    with pytest.raises(InputError, match="hint of shape"):
+        OnnxTask(model, tmp_path / "odd.npz")
+
+
+def two_inputs(path: Path) -> Path:
+    """An image, a class modulo three looked up in a table, and a factor."""
+    import onnx
+
+    rng = np.random.default_rng(0)
+    values = {
+        "table": rng.normal(size=(3, 4)).astype(np.float32), "w": rng.normal(0, 0.1, (68, 10)).astype(np.float32),
+        "b": np.zeros(10, dtype=np.float32), "flat": np.array([0, -1], dtype=np.int64),
+        "column": np.array([-1, 1], dtype=np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Gather", ["table", "hint"], ["looked"]),
+        helper.make_node("Reshape", ["looked", "flat"], ["row"]),
+        helper.make_node("Concat", ["image", "row"], ["both"], axis=1),
+        helper.make_node("Gemm", ["both", "w", "b"], ["raw"]),
+        helper.make_node("Reshape", ["scale", "column"], ["factor"]),
+        helper.make_node("Mul", ["raw", "factor"], ["scores"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 64]),
+        helper.make_tensor_value_info("hint", TensorProto.INT64, ["n", 1]),
+        helper.make_tensor_value_info("scale", TensorProto.FLOAT, ["n"]),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", inputs, [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path

@@ -10,6 +10,7 @@ import numpy as np
 
 from unclone.errors import MissingExtraError, UnsupportedError
 from unclone.lab.contracts import Array, Weights
+from unclone.lab.entries import Entries
 from unclone.lab.interpreter.codes import codes_of
 from unclone.lab.interpreter.elementwise import ELEMENTWISE
 from unclone.lab.interpreter.layers import LAYERS
@@ -35,9 +36,10 @@ class OnnxNetwork:
     """A ``unclone.lab.tasks.training.Network`` of an ONNX model.
 
     Args:
-        model: an ``onnx.ModelProto`` with its constants as initialisers, with one input.
+        model: an ``onnx.ModelProto`` with its constants as initialisers.
         trained: names of the initialisers that are weights.
         output: name of the output that holds the scores.
+        entries: how samples hold the model's inputs.
 
     Attributes:
         kinds: weight name -> one of ``unclone.lab.contracts.KINDS``.
@@ -48,17 +50,15 @@ class OnnxNetwork:
         UnsupportedError: operators that are not understood, all of them named.
     """
 
-    def __init__(self, model: Any, trained: frozenset[str], output: str) -> None:
+    def __init__(self, model: Any, trained: frozenset[str], output: str, entries: Entries) -> None:
         from onnx import numpy_helper
 
         graph = model.graph
         opset = max((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), default=13)
         names = {item.name for item in graph.initializer}
-        entries = [item for item in graph.input if item.name not in names]
-        if len(entries) != 1:
-            raise UnsupportedError(f"the model has {len(entries)} inputs; the lab takes models with one")
-        self._input = entries[0].name
-        dimensions = entries[0].type.tensor_type.shape.dim
+        self._entries = entries
+        first = next(item for item in graph.input if item.name not in names)
+        dimensions = first.type.tensor_type.shape.dim
         declared = dimensions[0].dim_value if dimensions else 0
         self._nodes = _needed([_node(item, opset, declared) for item in graph.node], output)
         missing = sorted({node.kind for node in self._nodes if node.kind not in _ALL})
@@ -88,7 +88,7 @@ class OnnxNetwork:
 
     def forward(self, weights: Mapping[str, Any], inputs: Any, *, training: bool) -> Any:
         """Outputs, shape ``(samples, classes)``; logits in training, where the graph ends in softmax or sigmoid."""
-        values: dict[str, Any] = {**self._constants, self._input: _float(inputs)}
+        values: dict[str, Any] = {**self._constants, **self._inputs(inputs)}
         values.update((name, self._as_read(name, value)) for name, value in weights.items())
         values[""] = None
         wanted = self._logits if training else self._output
@@ -112,6 +112,11 @@ class OnnxNetwork:
         if training and outputs.shape[1] == 1 and self._two_classes:
             return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
         return outputs
+
+    def _inputs(self, packed: Any) -> dict[str, Any]:
+        kinds = {entry.name: entry.dtype.kind for entry in self._entries.entries}
+        found = self._entries.split(packed)
+        return {name: value.long() if kinds[name] in "iu" else _float(value) for name, value in found.items()}
 
     def values(self, weights: Weights) -> Weights:
         """Weights with what codes stand for in place of codes; ``forward`` takes either."""

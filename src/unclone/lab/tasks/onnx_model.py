@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ try:
 except ImportError as problem:
     raise MissingExtraError(str(problem.name), "lab") from None
 
-__all__ = ["canonical", "element_type", "with_weights"]
+__all__ = ["canonical", "declared_batch", "element_type", "inputs_of", "with_weights"]
 
 _LARGEST = 2**31 - 1 - 2**20
 
@@ -65,6 +65,25 @@ def with_weights(model: Any, weights: Mapping[str, Array]) -> Any:
         if tensor.name in weights:
             tensor.raw_data = np.ascontiguousarray(weights[tensor.name]).tobytes()
     return copy
+
+
+def inputs_of(model: Any) -> list[Any]:
+    """The graph's inputs, without initialisers that old models list among them.
+
+    Raises:
+        UnsupportedError: there is none, or one is no tensor.
+    """
+    names = {item.name for item in model.graph.initializer}
+    found = [item for item in model.graph.input if item.name not in names]
+    if not found or any(not item.type.HasField("tensor_type") for item in found):
+        raise UnsupportedError("the model takes no tensors, which the lab cannot evaluate")
+    return found
+
+
+def declared_batch(inputs: Sequence[Any]) -> int:
+    """The fixed number of samples that a model was exported for; 0 where it is free."""
+    dimensions = inputs[0].type.tensor_type.shape.dim
+    return int(dimensions[0].dim_value) if dimensions else 0
 
 
 def element_type(entry: Any) -> Any:

@@ -14,8 +14,9 @@ import numpy as np
 from unclone.errors import FormatError, InputError, MissingExtraError, UnsupportedError
 from unclone.formats import detect
 from unclone.lab.contracts import Array, Data, Weights
+from unclone.lab.entries import Entries, Entry
 from unclone.lab.metrics import chance_level, score_outputs
-from unclone.lab.tasks.onnx_model import canonical, element_type, with_weights
+from unclone.lab.tasks.onnx_model import canonical, declared_batch, element_type, inputs_of, with_weights
 from unclone.lab.tasks.samples import halved, load_samples
 from unclone.lab.tasks.training import Recipe, draw, run, train
 
@@ -36,14 +37,15 @@ _LONGEST_FIT: Final = 600.0
 
 
 class OnnxTask:
-    """A ``unclone.lab.contracts.Task`` of an ONNX model with one input.
+    """A ``unclone.lab.contracts.Task`` of an ONNX model.
 
     One half of the samples, drawn at random, is the attacker's labels; the other half, or ``test``, is for scoring.
 
     Args:
         model: the file.
         data: ``.npz`` with ``inputs`` (or ``x``), shape ``(samples, ...)``, and ``labels`` (or ``y``), ``(samples,)``;
-            or the two arrays.
+            for a model with several inputs an array named like each, in place of ``inputs``. Or the two arrays, for a
+            model with one.
         metric: a name in ``unclone.lab.metrics.METRICS``.
         name: the file's by default.
         test: held-out samples; ``data`` is all the attacker's then.
@@ -69,16 +71,22 @@ class OnnxTask:
         self._victim: Weights = {
             name: np.array(onnx.numpy_helper.to_array(initialisers[name])) for name in sorted(self._names)
         }
-        inputs, labels = load_samples(data, metric) if isinstance(data, Path) else data
+        declared = inputs_of(self._model)
+        names = [item.name for item in declared]
+        if isinstance(data, Path):
+            arrays, labels = load_samples(data, metric, names)
+        else:
+            arrays, labels = {names[0]: data[0]}, data[1]
         origin = str(data) if isinstance(data, Path) else "the data"
-        entry = _entry(self._model, model)
-        self._input = entry.name
-        self._batch = entry.type.tensor_type.shape.dim[0].dim_value if entry.type.tensor_type.shape.dim else 0
-        kind = element_type(entry)
-        self._train, self._test = (
-            (np.ascontiguousarray(part.astype(kind)), of_part)
-            for part, of_part in (halved(inputs, labels) if test is None else ((inputs, labels), test))
+        self._entries = Entries(
+            tuple(Entry(item.name, element_type(item), arrays[item.name].shape[1:]) for item in declared)
         )
+        self._batch = declared_batch(declared)
+        inputs = self._entries.pack(arrays)
+        if test is None:
+            self._train, self._test = halved(inputs, labels)
+        else:
+            self._train, self._test = (inputs, labels), (self._entries.pack({names[0]: test[0]}), test[1])
         self.train_size = len(self._train[1])
         self.chance = chance_level(metric, self._test[1])
         self._sigmoid = False
@@ -173,7 +181,7 @@ class OnnxTask:
             batch = inputs[start : start + size]
             short = size - len(batch) if self._batch else 0
             padded = np.concatenate([batch, np.repeat(batch[-1:], short, axis=0)]) if short else batch
-            found = session.run([output or self._output], {self._input: padded})[0]
+            found = session.run([output or self._output], self._entries.feeds(padded))[0]
             parts.append(np.asarray(found, dtype=np.float32).reshape(len(padded), -1)[: len(batch)])
         return np.concatenate(parts)
 
@@ -208,7 +216,7 @@ class OnnxTask:
         from unclone.lab.interpreter import OnnxNetwork
 
         try:
-            network = OnnxNetwork(self._model, frozenset(self._names), self._output)
+            network = OnnxNetwork(self._model, frozenset(self._names), self._output, self._entries)
         except UnsupportedError as problem:
             return str(problem)
         self.layers = network.kinds
@@ -247,14 +255,6 @@ def _session(model: Any) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _entry(model: Any, path: Path) -> Any:
-    names = {item.name for item in model.graph.initializer}
-    entries = [item for item in model.graph.input if item.name not in names]
-    if len(entries) != 1:
-        raise UnsupportedError(f"{path} has {len(entries)} inputs; the lab takes models with one")
-    return entries[0]
 
 
 def _weight_names(model: Any, path: Path) -> frozenset[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,27 +16,37 @@ from unclone.lab.metrics import METRICS
 __all__ = ["halved", "load_samples"]
 
 
-def load_samples(path: Path, metric: str) -> Data:
-    """The arrays ``inputs`` (or ``x``), ``(samples, ...)``, and ``labels`` (or ``y``), ``(samples,)``.
+def load_samples(path: Path, metric: str, names: Sequence[str]) -> tuple[dict[str, Array], Array]:
+    """An array for each input of a model, ``(samples, ...)``, by name; and ``labels`` (or ``y``), ``(samples,)``.
+
+    Args:
+        path: the file; of a model with one input, its array may be called ``inputs`` or ``x``.
+        metric: says what labels are.
+        names: of the inputs.
 
     Raises:
-        FormatError: it is no such file.
+        FormatError: it is no such file, or lacks an array.
         InputError: labels that do not fit the inputs or the metric, or fewer than 20.
     """
     try:
         with np.load(path, allow_pickle=False) as data:
-            inputs = next((data[name] for name in ("inputs", "x") if name in data), None)
-            labels = next((data[name] for name in ("labels", "y") if name in data), None)
+            spellings = {name: (name, "inputs", "x") if len(names) == 1 else (name,) for name in names}
+            found = {name: _first(data, tried) for name, tried in spellings.items()}
+            labels = _first(data, ("labels", "y"))
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as problem:
         raise FormatError(f"cannot read {path} as .npz: {str(problem)[:200]}") from None
-    if inputs is None or labels is None:
-        raise FormatError(f"{path} needs the arrays inputs (or x) and labels (or y)")
+    inputs = {name: value for name, value in found.items() if value is not None}
+    if len(inputs) < len(names) or labels is None:
+        wanted = "inputs (or x)" if len(names) == 1 else ", ".join(names)
+        raise FormatError(f"{path} needs the arrays {wanted} and labels (or y)")
     labels = labels.reshape(len(labels), -1) if labels.ndim else labels[None, None]
     if labels.shape[1] != 1:
         raise InputError(f"labels in {path} are class numbers, one for each sample, not of shape {labels.shape}")
     labels = labels[:, 0]
-    if inputs.ndim < 2 or len(inputs) != len(labels):
-        raise InputError(f"{path} has inputs of shape {inputs.shape} for {len(labels)} labels")
+    for name, value in inputs.items():
+        if value.ndim < (2 if len(names) == 1 else 1) or len(value) != len(labels):
+            what = "inputs" if len(names) == 1 else name
+            raise InputError(f"{path} has {what} of shape {value.shape} for {len(labels)} labels")
     if len(labels) < 20:
         raise InputError(
             f"{path} has {len(labels)} samples; that is too few to score on (20 at least, hundreds better)"
@@ -44,6 +56,10 @@ def load_samples(path: Path, metric: str) -> Data:
     if metric in METRICS and (labels.min() < 0 or not np.array_equal(labels, labels.astype(np.int64))):
         raise InputError(f"labels in {path} are class numbers from 0 on")
     return inputs, labels.astype(np.int64)
+
+
+def _first(data: Any, names: Sequence[str]) -> Array | None:
+    return next((data[name] for name in names if name in data), None)
 
 
 def halved(inputs: Array, labels: Array) -> tuple[Data, Data]:
