@@ -180,6 +180,21 @@ def test_training_sees_the_logits_behind_a_softmax() -> None:
     assert network.ends_in("Softmax")
 
 
+def test_training_sees_logarithms_of_probabilities_that_no_softmax_made() -> None:
+    model = build("Exp", ROWS, {}, [])
+    model.graph.node[0].output[0] = "powers"
+    model.graph.initializer.append(numpy_helper.from_array(whole(1), "axis"))
+    model.graph.node.append(helper.make_node("ReduceSum", ["powers", "axis"], ["sum"]))
+    model.graph.node.append(helper.make_node("Div", ["powers", "sum"], ["y"]))
+    network = OnnxNetwork(model, frozenset(), "y", ENTRIES)
+    inputs = torch.from_numpy(normal(*ROWS))
+    plain = network.forward({}, inputs, training=False)
+    assert torch.allclose(plain, torch.softmax(inputs, 1))
+    network.take_logarithm()
+    assert torch.equal(network.forward({}, inputs, training=False), plain)
+    assert torch.allclose(network.forward({}, inputs, training=True), torch.log_softmax(inputs, 1), atol=1e-5)
+
+
 def test_weights_are_drawn_by_what_the_graph_does_with_them() -> None:
     weight = normal(50, 400)
     model = build("Gemm", (4, 400), {"transB": 1}, [weight, normal(50)])

@@ -13,6 +13,7 @@ from unclone.errors import ParameterError
 __all__ = [
     "METRICS",
     "accuracy",
+    "are_probabilities",
     "balanced_accuracy",
     "chance_level",
     "identical_share",
@@ -23,6 +24,14 @@ __all__ = [
 
 Outputs = NDArray[np.floating[Any]]
 Labels = NDArray[Any]
+
+
+_ROUNDING: Final = 1e-3
+
+
+def are_probabilities(outputs: Outputs) -> bool:
+    """Whether each row is a distribution over classes, as after a softmax."""
+    return bool(outputs.shape[1] > 1 and (outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1, atol=_ROUNDING))
 
 
 def accuracy(outputs: Outputs, labels: Labels) -> float:

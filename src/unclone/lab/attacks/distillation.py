@@ -10,10 +10,10 @@ import numpy as np
 from unclone.errors import ParameterError
 from unclone.lab.attacks.fitness import drawn
 from unclone.lab.contracts import Array, Locked, Outcome, Task
+from unclone.lab.metrics import are_probabilities
 
 __all__ = ["Distillation"]
 
-_ROUNDING = 1e-3
 _LEAST = 1e-9  # of a probability: what is left of smaller ones in half precision says nothing
 
 
@@ -58,7 +58,7 @@ class Distillation:
 def _softened(outputs: Array, temperature: float) -> Array:
     """Softmax of class scores, or of the logarithms of probabilities, ``float32``, shape ``(samples, classes)``."""
     wide = outputs.astype(np.float64)
-    if wide.min() >= 0 and np.allclose(wide.sum(axis=1), 1, atol=_ROUNDING):
+    if are_probabilities(wide):
         wide = np.log(np.maximum(wide, _LEAST))
     wide = wide / temperature
     powers = np.exp(wide - wide.max(axis=1, keepdims=True))

@@ -29,6 +29,7 @@ except ImportError:
 __all__ = ["OnnxNetwork"]
 
 _ALL: Final = {**ELEMENTWISE, **LAYERS, **QUANTISED, **RECURRENT, **SHAPES}
+_LEAST: Final = 1e-9
 _NEUTRAL: Final = frozenset(["Identity", "Dropout", "Cast"])
 
 
@@ -109,6 +110,8 @@ class OnnxNetwork:
                 values.pop(name, None)
         outputs = values[wanted]
         outputs = outputs.reshape(outputs.shape[0], -1)
+        if training and self._logarithm:
+            return torch.log(outputs.clamp(min=_LEAST))
         if training and outputs.shape[1] == 1 and self._two_classes:
             return torch.cat([torch.zeros_like(outputs), outputs], dim=1)
         return outputs
@@ -135,10 +138,15 @@ class OnnxNetwork:
         return _float(value)
 
     _two_classes = False
+    _logarithm = False
 
     def classify_two(self) -> None:
         """A single output is the logit of class 1."""
         self._two_classes = True
+
+    def take_logarithm(self) -> None:
+        """The outputs are probabilities, by operators of any kind: their logarithms are the logits, in training."""
+        self._logarithm = not self.ends_in("Softmax", "Sigmoid")
 
     def initialise(self, seed: int) -> Weights:
         """Fresh weights: He et al. (ICCV 2015) for matrices and kernels, 1 for scales, 0 for the rest.

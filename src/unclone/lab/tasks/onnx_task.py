@@ -15,7 +15,7 @@ from unclone.errors import FormatError, InputError, MissingExtraError, Unsupport
 from unclone.formats import detect
 from unclone.lab.contracts import Array, Data, Weights
 from unclone.lab.entries import Entries, Entry
-from unclone.lab.metrics import chance_level, score_outputs
+from unclone.lab.metrics import are_probabilities, chance_level, score_outputs
 from unclone.lab.tasks.onnx_model import canonical, declared_batch, element_type, inputs_of, with_weights
 from unclone.lab.tasks.samples import halved, load_samples
 from unclone.lab.tasks.training import Recipe, draw, run, train
@@ -228,6 +228,8 @@ class OnnxTask:
             return f"its weights are whole numbers ({whole[0]})"
         inputs = self._test[0][:_CHECKED]
         expected = self._run(self._victim, inputs)
+        if self.metric != "mae" and are_probabilities(expected):
+            network.take_logarithm()
         try:
             start = time.perf_counter()
             found = run(network, self._victim, inputs)
