@@ -23,7 +23,10 @@ __all__ = ["register"]
 _Model = Annotated[Path | None, typer.Argument(metavar="[MODEL]", help="Your own ONNX model, with --data.")]
 _Task = Annotated[str | None, typer.Option("--task", metavar="NAME", help="A built-in task, or package.module:object.")]
 _Data = Annotated[
-    Path | None, typer.Option("--data", metavar="NPZ", help="Inputs (inputs or x) and labels (labels or y) for MODEL.")
+    Path | None,
+    typer.Option(
+        "--data", metavar="NPZ", help="For MODEL: inputs (or x, or one array for each input) and labels (or y)."
+    ),
 ]
 _Metric = Annotated[str, typer.Option(help="For MODEL: accuracy, balanced-accuracy, f1 or mae.")]
 _Scheme = Annotated[str, typer.Option(metavar="NAME", help="How the weights are locked.")]
