@@ -1,12 +1,14 @@
 """The part of restore.py that needs ONNX Runtime and torch: sessions, modules, and inference after restoring.
 
-    python benchmarks/restore_networks.py WHAT MODEL [KEY]
+    python benchmarks/restore_networks.py WHAT MODEL KEY [peak]
 
-is what it starts for each figure, so that every load happens in a process of its own, with its own peak of memory.
+is what it starts for each figure, so that every load happens in a process of its own; for the peak of memory in another
+one, since the thread that watches it takes time from the load.
 """
 
 import json
 import os
+import random
 import shutil
 import statistics
 import subprocess
@@ -75,8 +77,8 @@ class Peak:
         self.bytes = max(self.peak, resident()) - self.start
 
 
-def measure(what, model, key):
-    """One load in this process: milliseconds, peak bytes, milliseconds of one inference."""
+def measure(what, model, key, *, watched):
+    """One load in this process: its peak in bytes if ``watched``, else milliseconds, and those of one inference."""
     from unclone.records import DeviceKey
 
     secret = DeviceKey(bytes.fromhex(key)) if key else None
@@ -112,16 +114,19 @@ def measure(what, model, key):
 
         loads = {"torch plain": plain, "torch bound": bound}
         infer = lambda made: made(torch.from_numpy(x))  # noqa: E731
-    with Peak() as peak:
-        start = time.perf_counter()
-        loaded = loads[what]()
-        spent = time.perf_counter() - start
+    if watched:
+        with Peak() as peak:
+            loads[what]()
+        return {"peak": peak.bytes}
+    start = time.perf_counter()
+    loaded = loads[what]()
+    spent = time.perf_counter() - start
     runs = []
     for _ in range(12):
         start = time.perf_counter()
         infer(loaded)
         runs.append(time.perf_counter() - start)
-    return {"ms": spent * 1e3, "peak": peak.bytes, "inference": statistics.median(runs[2:]) * 1e3}
+    return {"ms": spent * 1e3, "inference": statistics.median(runs[2:]) * 1e3}
 
 
 def _row(ours, theirs, target, of="ms", unit=1.0):
@@ -138,6 +143,7 @@ def _row(ours, theirs, target, of="ms", unit=1.0):
 def networks(device, key, repeat, parent=None):
     """Rows of the table: each pair of loads in turns, each load in a process of its own."""
     import torch
+    from restore import settle
     from safetensors.torch import save_file
 
     import unclone
@@ -156,24 +162,33 @@ def networks(device, key, repeat, parent=None):
             "torch plain": (folder / "plain.safetensors", ""),
             "torch bound": (folder / "bound.safetensors", secret),
         }
+        settle(sorted(folder.iterdir()))
         found = {what: [] for what in jobs}
-        for _ in range(repeat):
-            for what, (model, given) in jobs.items():
-                command = [sys.executable, __file__, what, str(model), given]
-                done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
-                found[what].append(json.loads(done.stdout))
+        order = random.Random(0)
+        for turn in range(repeat + 1):
+            for what, (model, given) in order.sample(list(jobs.items()), len(jobs)):
+                result = _in_a_process(what, model, given)
+                if turn:  # the first warms what the system keeps
+                    found[what].append(result)
+        peaks = {what: [_in_a_process(what, *jobs[what], "peak")] for what in ("onnx bound", "onnx plain")}
     finally:
         shutil.rmtree(folder)
-    weights = [WIDTH * WIDTH * 4 * LAYERS] * repeat
+    weights = [WIDTH * WIDTH * 4 * LAYERS]
     return {
         "ONNX Runtime session, 400 MB / plain session": _row(found["onnx bound"], found["onnx plain"], 1.3),
-        "its peak of memory / the weights": _row(found["onnx bound"], weights, 2.1, "peak", 0),
-        "plain session's peak / the weights": _row(found["onnx plain"], weights, 2.1, "peak", 0),
+        "its peak of memory / the weights": _row(peaks["onnx bound"], weights, 2.1, "peak", 0),
+        "plain session's peak / the weights": _row(peaks["onnx plain"], weights, 2.1, "peak", 0),
         "torch load_into / load_file, clone, load_state_dict": _row(found["torch bound"], found["torch plain"], 1.0),
         "inference, ONNX Runtime / plain": _row(found["onnx bound"], found["onnx plain"], 1.05, "inference"),
         "inference, torch / plain": _row(found["torch bound"], found["torch plain"], 1.05, "inference"),
     }
 
 
+def _in_a_process(what, model, key, *peak):
+    command = [sys.executable, __file__, what, str(model), key, *peak]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ)
+    return json.loads(done.stdout)
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], sys.argv[3])))
+    print(json.dumps(measure(*sys.argv[1:4], watched=len(sys.argv) > 4)))
