@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
 
 from unclone.errors import ParameterError
 from unclone.lab.attacks.public_base import public_base
+from unclone.lab.entries import Entries, Entry
+from unclone.lab.interpreter import OnnxNetwork
 from unclone.lab.interpreter.codes import Code
 from unclone.lab.jobs import locked_by
 from unclone.lab.registry import attack_named, scheme_named
@@ -185,3 +188,24 @@ def test_a_scheme_that_picks_by_magnitude_refuses_what_has_none(victim: OnnxTask
     for name in ("sign-flips", "few-weights", "gradient-picked", "nnsplitter"):
         with pytest.raises(ParameterError, match="int8 codes"):
             scheme_named(name).lock(weights, 0)
+
+
+def test_codes_of_an_embedding_are_seen_through_the_look_up() -> None:
+    codes = np.random.default_rng(0).integers(-127, 128, (50, 8)).astype(np.int8)
+    node = helper.make_node("DequantizeLinear", ["row", "s", "z"], ["y"], axis=1)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "x"], ["row"]), node], "g",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 8])],
+        [
+            numpy_helper.from_array(codes, "table"), numpy_helper.from_array(np.float32(0.02), "s"),
+            numpy_helper.from_array(np.int8(3), "z"),
+        ],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    network = OnnxNetwork(model, frozenset(["table"]), "y", Entries((Entry("x", np.dtype("int64"), ()),)))
+    assert network.kinds == {"table": "embedding"}
+    assert np.allclose(network.codes["table"].values(codes), (codes.astype(np.float32) - 3) * 0.02)
+    rows = torch.tensor([4, 7])
+    found = network.forward({"table": torch.from_numpy(codes)}, rows, training=False)
+    assert np.allclose(found.numpy(), (codes[[4, 7]].astype(np.float32) - 3) * 0.02)

@@ -89,7 +89,8 @@ def _gelu(node: Node, inputs: Tensors) -> Any:
 _PLAIN: Final = {
     "Abs": torch.abs, "Add": torch.add, "And": torch.logical_and, "Atan": torch.atan, "Ceil": torch.ceil,
     "Cos": torch.cos, "Equal": torch.eq, "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor,
-    "Greater": torch.gt, "GreaterOrEqual": torch.ge, "HardSwish": functional.hardswish, "Less": torch.lt,
+    "Greater": torch.gt, "GreaterOrEqual": torch.ge, "HardSwish": functional.hardswish, "IsNaN": torch.isnan,
+    "Less": torch.lt,
     "LessOrEqual": torch.le, "Log": torch.log, "Mish": functional.mish, "Mul": torch.mul, "Neg": torch.neg,
     "Not": torch.logical_not, "Or": torch.logical_or, "Pow": torch.pow, "Reciprocal": torch.reciprocal,
     "Relu": torch.relu, "Round": torch.round, "Selu": torch.selu, "Sigmoid": torch.sigmoid, "Sign": torch.sign,

@@ -17,7 +17,7 @@ Uses = list[tuple[str, Node, int]]
 """(weight, node, position of the input)."""
 
 _PASSING: Final = frozenset(
-    ["Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Expand"]
+    ["Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Expand", "Gather"]
     + [f"{domain}{kind}" for domain in ("", "com.microsoft.") for kind in ("QuantizeLinear", "DequantizeLinear")]
 )
 _PRODUCTS: Final = {
