@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from unclone.errors import OutputError, RecordError
-from unclone.files import atomic_output, read_bounded
+from unclone.files import atomic_output, flushing, read_bounded
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -94,3 +96,28 @@ def test_bounded_reads(tmp_path: Path) -> None:
         read_bounded(tmp_path / "in", 4, RecordError)
     with pytest.raises(RecordError, match="cannot read"):
         read_bounded(tmp_path / "none", 4, RecordError)
+
+
+def test_a_disk_that_fails_while_it_is_flushed_leaves_no_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def full(_: int) -> None:
+        failed.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    target = tmp_path / "out"
+    with pytest.raises(OutputError, match="No space left"), atomic_output(target) as stream:  # noqa: SIM117
+        with flushing([stream.fileno()]):
+            stream.write(b"much")
+            assert failed.wait(10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_flushing_ends_with_its_block_and_lets_errors_pass(tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), (tmp_path / "f").open("wb") as stream, flushing([stream.fileno()]):
+        raise ZeroDivisionError
+    assert threading.active_count() == before

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from unclone.errors import InputError, OutputError
 
-__all__ = ["atomic_output", "check_output", "output_folder", "read_bounded"]
+__all__ = ["atomic_output", "check_output", "flushing", "output_folder", "read_bounded"]
+
+_PAUSE: Final = 0.02
 
 
 def read_bounded(path: Path, limit: int, error: type[InputError]) -> bytes:
@@ -74,6 +77,37 @@ def atomic_output(path: Path, *, force: bool = False) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def flushing(descriptors: Sequence[int]) -> Iterator[None]:
+    """Bring what is written to disk while the block runs, so that the sync at its end has little left to do.
+
+    Raises:
+        OSError: the disk's, which the kernel tells of once: the sync at the end would not see it.
+    """
+    done = threading.Event()
+    problems: list[OSError] = []
+    sync = getattr(os, "fdatasync", os.fsync)
+
+    def flush() -> None:
+        while not done.wait(_PAUSE):
+            for descriptor in descriptors:
+                try:
+                    sync(descriptor)
+                except OSError as problem:
+                    problems.append(problem)
+                    return
+
+    thread = threading.Thread(target=flush, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    if problems:
+        raise problems[0]
 
 
 def _publish(temporary: Path, path: Path, *, force: bool) -> None:

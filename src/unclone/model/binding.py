@@ -7,16 +7,16 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from unclone.errors import FormatError, NoWeightsError, OutputError, ParameterError
-from unclone.files import atomic_output, check_output
+from unclone.files import atomic_output, check_output, flushing
 from unclone.formats import Copy, Draft, HeaderPiece, Literal, Masked, Output, Weight, detect
 from unclone.header import BITS, FILE_ID_BYTES, MAC_BYTES, VERSION, chunk_tag_bytes, encode_header, mac_input
 from unclone.keys import ContentKeys, check_suite, content_keys, header_mac, new_content_key, seal_positions, seal_slot
@@ -31,6 +31,9 @@ from unclone.records import Header, MaskedTensor, Recipient
 from unclone.selection import Positions
 
 __all__ = ["bind"]
+
+_FLUSHED_FROM: Final = 64 << 20
+"""Bytes of weights; less is on disk in no time."""
 
 
 def bind(
@@ -212,7 +215,9 @@ class _Writer:
         if len(self._places) != len(self._draft.weights) or self._header_place.file < 0:
             raise FormatError("the format left a weight or the header out of its outputs")
         chunks = chunks_of(self._header.tensors, range(len(self._header.tensors)), self._header.chunk)
-        for_each_batch(chunks, self._mask, threads, progress)
+        large = sum(weight.nbytes for weight in self._draft.weights) >= _FLUSHED_FROM
+        with flushing([stream.fileno() for stream in self._streams]) if large else nullcontext():
+            for_each_batch(chunks, self._mask, threads, progress)
         self._draft.finish(self._streams)
         return self._write_header()
 
