@@ -71,6 +71,9 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
     ("SpaceToDepth", IMAGE, {"blocksize": 2}, []),
     ("Trilu", IMAGE, {"upper": 0}, [np.array(1, dtype=np.int64)]),
     ("CumSum", ROWS, {}, [np.array(1, dtype=np.int64)]),
+    ("QuantizeLinear", ROWS, {}, [np.array(0.5, dtype=FLOAT), np.array(3, dtype=np.uint8)]),
+    ("QuantizeLinear", ROWS, {"axis": 1}, [np.abs(normal(6)) / 50, np.array([0, 1, -3, 5, 127, -128], dtype=np.int8)]),
+    ("DynamicQuantizeLinear", ROWS, {}, []),
     ("TopK", ROWS, {"axis": 1}, [whole(2)]),
     ("Pad", IMAGE, {"opset": 18}, [whole(1, 0, 2, 3), np.array(1.5, dtype=FLOAT), whole(3, 2)]),
     ("GroupNormalization", (2, 4, 3, 3), {"opset": 21, "num_groups": 2}, [normal(4), normal(4)]),
@@ -121,9 +124,12 @@ CASES: list[tuple[str, tuple[int, ...], dict[str, Any], list[Any]]] = [
 def build(kind: str, shape: tuple[int, ...], attributes: dict[str, Any], constants: list[Any]) -> Any:
     attributes = dict(attributes)
     opset = attributes.pop("opset", 17)
+    # Codes come out in the type of their zero point, by default unsigned.
+    coded = {"QuantizeLinear": constants[-1].dtype if constants else None, "DynamicQuantizeLinear": np.dtype(np.uint8)}
+    kept = helper.np_dtype_to_tensor_dtype(coded.get(kind) or np.dtype(FLOAT))
     names = [f"c{number}" if value is not None else "" for number, value in enumerate(constants)]
     initialisers = [numpy_helper.from_array(v, n) for v, n in zip(constants, names, strict=True) if v is not None]
-    outputs = ["y", "places"] if kind == "TopK" else ["y"]
+    outputs = {"TopK": ["y", "places"], "DynamicQuantizeLinear": ["y", "scale", "zero"]}.get(kind, ["y"])
     nodes = [helper.make_node(kind, ["x", *names], outputs, **attributes)]
     if kind == "Where":
         zero = numpy_helper.from_array(np.zeros(1, dtype=FLOAT), "zero")
@@ -136,7 +142,7 @@ def build(kind: str, shape: tuple[int, ...], attributes: dict[str, Any], constan
         nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", kept, None)],
         initialisers,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)

@@ -31,9 +31,10 @@ def _on_axis(value: Any, rank: int, axis: int) -> Any:
     return value.reshape(shape)
 
 
-def _rounded(value: Any, low: float, high: float) -> Any:
-    inside = value.clamp(low, high)
-    return inside + (inside.round() - inside).detach()
+def _coded(value: Any, offset: Any, low: float, high: float) -> Any:
+    """Rounded, half to even, then moved to the zero point, and saturated."""
+    inside = torch.minimum(torch.maximum(value, low - offset), high - offset)
+    return inside + (inside.round() - inside).detach() + offset
 
 
 def _quantise(node: Node, value: Any, scale: Any, zero: Any, *, axis: int = 1) -> Any:
@@ -43,9 +44,8 @@ def _quantise(node: Node, value: Any, scale: Any, zero: Any, *, axis: int = 1) -
     if kind.is_floating_point or scale.dim() > 1:
         raise refuse(node, "floats of 8 bits, or scales of blocks")
     limits = torch.iinfo(kind)
-    offset = 0.0 if zero is None else _on_axis(zero.float(), value.dim(), axis)
-    # ONNX rounds first and adds the zero point then: the same, since that is whole.
-    return _rounded(value / _on_axis(scale, value.dim(), axis) + offset, limits.min, limits.max)
+    offset = torch.zeros(()) if zero is None else _on_axis(zero.float(), value.dim(), axis)
+    return _coded(value / _on_axis(scale, value.dim(), axis), offset, limits.min, limits.max)
 
 
 def _dequantise(node: Node, codes: Any, scale: Any, zero: Any, *, axis: int = 1) -> Any:
@@ -69,7 +69,7 @@ def _dynamic_quantize_linear(_: Node, inputs: Tensors) -> Any:
         low, high = value.amin().clamp(max=0.0), value.amax().clamp(min=0.0)
         scale = ((high - low) / 255).clamp(min=torch.finfo(torch.float32).tiny)
         zero = (-low / scale).clamp(0, 255).round().to(torch.uint8)
-    return _rounded(value / scale + zero.float(), 0, 255), scale, zero
+    return _coded(value / scale, zero.float(), 0, 255), scale, zero
 
 
 def _centred(codes: Any, zero: Any, axis: int) -> Any:
