@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_digits
@@ -13,7 +14,9 @@ from sklearn.datasets import load_digits
 import unclone
 from unclone.errors import FormatError, InputError, NoWeightsError, ParameterError, UnsupportedError
 from unclone.lab.contracts import Task
+from unclone.lab.tasks import onnx_task
 from unclone.lab.tasks.onnx_task import OnnxTask
+from unclone.lab.tasks.training import run
 
 
 def model_of(
@@ -109,8 +112,6 @@ def test_why_a_model_cannot_be_trained(tmp_path: Path, data: Path) -> None:
     path = tmp_path / "m.onnx"
     nodes = [helper.make_node("Relu", ["b"], ["c0"]), *extra]
     model_of(path)
-    import onnx
-
     model = onnx.load(path)
     kept = [node for node in model.graph.node if node.output[0] != "c"]
     at = next(index for index, node in enumerate(kept) if node.output[0] == "b") + 1
@@ -123,6 +124,38 @@ def test_why_a_model_cannot_be_trained(tmp_path: Path, data: Path) -> None:
     assert 0 <= task.score(task.weights()) < 0.5
     with pytest.raises(UnsupportedError, match="Hardmax"):
         task.initialise(0)
+
+
+def test_a_slow_first_pass_is_not_taken_for_slow_training(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    passes = []
+
+    def first_pass_slow(*arguments: Any) -> Any:
+        clock[0] += 0.001 if passes else 10.0  # libraries start; ten seconds a pass would mean hours of training
+        passes.append(1)
+        return run(*arguments)
+
+    monkeypatch.setattr(onnx_task, "run", first_pass_slow)
+    monkeypatch.setattr(onnx_task.time, "thread_time", lambda: clock[0])
+    assert OnnxTask(model_of(tmp_path / "m.onnx"), data).trainable
+    monkeypatch.setattr(onnx_task.time, "thread_time", lambda: 10.0 * len(passes))
+    assert "minutes" in OnnxTask(model_of(tmp_path / "m.onnx"), data).untrainable
+
+
+def test_scores_in_a_map_for_each_sample_are_taken_out_of_it(tmp_path: Path, data: Path) -> None:
+    plain, zipped = model_of(tmp_path / "m.onnx"), tmp_path / "z.onnx"
+    model = onnx.load(plain)
+    model.graph.node.append(helper.make_node("ZipMap", ["y"], ["z"], domain="ai.onnx.ml", classlabels_int64s=range(10)))
+    scores = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    model.graph.output[0].CopyFrom(helper.make_value_info("z", helper.make_sequence_type_proto(scores)))
+    model.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
+    onnx.save(model, zipped)
+    task, expected = OnnxTask(zipped, data), OnnxTask(plain, data)
+    inputs = task.test_data()[0][:5]
+    assert np.array_equal(task.outputs(task.weights(), inputs), expected.outputs(expected.weights(), inputs))
+    assert task.trainable, task.untrainable
 
 
 @pytest.mark.parametrize(

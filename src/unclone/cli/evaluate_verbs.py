@@ -197,9 +197,8 @@ def _table(result: Evaluation) -> str:
     rows = [head, *(_row(row) for row in result.attacks)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for row in result.attacks:
-        if row.reason:
-            note(f"{row.name} was not run: {row.reason}")
+    for line in dict.fromkeys(f"{row.name} was not run: {row.reason}" for row in result.attacks if row.reason):
+        note(line)
     return "\n".join([result.verdict, "", *lines])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
@@ -79,7 +80,9 @@ def parallel(
     except ImportError:
         raise MissingExtraError("joblib", "lab") from None
     calls = [delayed(_numbered)(function, index, value) for index, value in enumerate(values)]
-    with parallel_config(**_config(backend)):
+    with parallel_config(**_config(backend)), warnings.catch_warnings():
+        # loky replaces a worker whose memory grew, repeats nothing, and tells about it as if it were an error.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         if backend != "ray":
             run = Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
             windows = [calls]

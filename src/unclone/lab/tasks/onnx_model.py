@@ -25,6 +25,8 @@ _LARGEST = 2**31 - 1 - 2**20
 def canonical(path: Path) -> Any:
     """Load a model; constants of the main graph become initialisers, external and typed data raw.
 
+    Where scikit-learn's converter ends in a map of classes to scores for each sample, the scores take its place.
+
     Raises:
         FormatError: it is no ONNX model.
         UnsupportedError: too large for one protobuf message.
@@ -48,6 +50,7 @@ def canonical(path: Path) -> Any:
     if len(kept) < len(graph.node):
         del graph.node[:]
         graph.node.extend(kept)
+    _unzip(graph)
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.STRING and not tensor.HasField("raw_data"):
             name = tensor.name
@@ -55,6 +58,15 @@ def canonical(path: Path) -> Any:
     if model.ByteSize() > _LARGEST:
         raise UnsupportedError(f"{path} is larger than 2 GiB, which the lab does not evaluate")
     return model
+
+
+def _unzip(graph: Any) -> None:
+    maps = {node.output[0]: node for node in graph.node if node.op_type == "ZipMap"}
+    for output in graph.output:
+        if output.name in maps:
+            node = maps[output.name]
+            output.CopyFrom(helper.make_tensor_value_info(node.input[0], onnx.TensorProto.FLOAT, None))
+            graph.node.remove(node)
 
 
 def with_weights(model: Any, weights: Mapping[str, Array]) -> Any:

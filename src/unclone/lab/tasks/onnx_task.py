@@ -231,9 +231,11 @@ class OnnxTask:
         if self.metric != "mae" and are_probabilities(expected):
             network.take_logarithm()
         try:
-            start = time.perf_counter()
             found = run(network, self._victim, inputs)
-            seconds = time.perf_counter() - start
+            # The second pass: the first one starts torch's libraries. Processor time, whoever else computes.
+            start = time.thread_time()
+            run(network, self._victim, inputs)
+            seconds = time.thread_time() - start
         except (UnsupportedError, RuntimeError, IndexError, ValueError, TypeError, KeyError) as problem:
             return f"the lab's interpreter fails on it: {str(problem)[:200]}"
         if found.shape != expected.shape or not _agree(found, expected, rounded=bool(network.codes)):
